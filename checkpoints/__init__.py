@@ -1,0 +1,27 @@
+"""Load published and home-made ViT checkpoints into timm models, and say what was loaded.
+
+`load` fills a model, `identify` looks at a checkpoint first, `SOURCES` names the published files.
+"""
+
+from .errors import CheckpointError
+from .families import POOLING, PROP_ATTN
+from .identity import Identity, identify
+from .loading import load
+from .positions import interpolate_positions
+from .reading import state_dict_of
+from .report import LoadReport
+from .sources import SOURCES, Source
+
+__all__ = [
+    "POOLING",
+    "PROP_ATTN",
+    "SOURCES",
+    "CheckpointError",
+    "Identity",
+    "LoadReport",
+    "Source",
+    "identify",
+    "interpolate_positions",
+    "load",
+    "state_dict_of",
+]

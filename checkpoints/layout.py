@@ -1,0 +1,75 @@
+"""What the names and shapes of a state dict say about the encoder in it, for every family."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .errors import CheckpointError
+
+KERNEL = "patch_embed.proj.weight"
+_BLOCK = re.compile(r"^(?:encoder\.|backbone\.)?blocks\.(\d+)\.")
+_SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
+_SIZES |= {(1280, 32): "ViT-H"}
+
+
+class EncoderSize(NamedTuple):
+    """Blocks and channels of an encoder; prints as `24 blocks of width 1024 (ViT-L)`."""
+
+    depth: int
+    width: int
+
+    def __str__(self) -> str:
+        name = _SIZES.get((self.width, self.depth))
+        return f"{self.depth} blocks of width {self.width}" + (f" ({name})" if name else "")
+
+
+def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
+    """Depth and width of the encoder in a file (any family) or in a model's state dict.
+
+    Raises CheckpointError when there are no ViT blocks or no patch kernel: not a ViT.
+    """
+    blocks = {match[1] for name in weights if (match := _BLOCK.match(name))}
+    kernel = patch_kernel(weights)
+    if not blocks or kernel is None:
+        raise CheckpointError(
+            f"it holds no ViT (no {KERNEL} and blocks.0.*), it starts with {some(weights)}: "
+            "give a ViT checkpoint with the names of timm or of the MAE releases"
+        )
+    return EncoderSize(len(blocks), kernel.shape[0])
+
+
+def patch_kernel(weights: Mapping[str, Tensor]) -> Tensor | None:
+    """The patch embedding's convolution, [D, C, (T,) P, P], also under VideoMAE's prefixes."""
+    for prefix in ("", "encoder.", "backbone."):
+        if (kernel := weights.get(prefix + KERNEL)) is not None:
+            return kernel
+    return None
+
+
+def is_decoder(name: str) -> bool:
+    """Whether a file's name belongs to MAE's decoder, in any family.
+
+    A mask token is the decoder's too; left in, timm's own filter takes the file for DINOv2.
+    """
+    return name.startswith(("decoder", "encoder_to_decoder")) or name == "mask_token"
+
+
+def in_head(name: str) -> bool:
+    """Whether a name belongs to the classifier (DeiT's distilled models have a second one)."""
+    return name.startswith(("head.", "head_dist."))
+
+
+def side(count: int) -> int | None:
+    """The side of a square grid of `count` patches; None when they fill no square."""
+    root = round(max(count, 0) ** 0.5)
+    # A rounded root is not enough: 1568 video positions would pass for 40 x 40.
+    return root if root > 0 and root * root == count else None
+
+
+def some(names: Iterable[str], few: int = 3) -> str:
+    """The first names and how many more there are, for a message."""
+    listed = list(names)
+    more = f" and {len(listed) - few} more" if len(listed) > few else ""
+    return (", ".join(listed[:few]) or "nothing") + more

@@ -1,0 +1,161 @@
+"""Put a checkpoint's weights into a ViT, all of them accounted for, or nothing at all."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from .errors import CheckpointError
+from .layout import KERNEL, encoder_size, in_head, is_decoder, some
+from .opening import Opened, open_checkpoint
+from .positions import interpolate_positions
+from .report import LoadReport
+
+
+class _Fit(NamedTuple):
+    weights: dict[str, Tensor]  # of the model's names and shapes
+    reshaped: set[str]
+    dropped: list[str]
+
+
+def load(vit: VisionTransformer, name_or_path: str | Path, *, head: bool = True) -> LoadReport:
+    """Load a checkpoint into a timm ViT, in place, and say what became of every name.
+
+    The decoder is left out; the head is taken if the file has one of the model's shape; MAE's
+    pre-training `norm` is left out of a model that pools first (`fc_norm` starts fresh); a
+    position table of another image size is resampled. Everything else must agree name by name
+    and shape by shape. Values take the model's dtype and device.
+
+    Args:
+        vit: a plain timm VisionTransformer (or VisionTransformerDistilled).
+        name_or_path: a file, a name in `SOURCES`, or a timm name (`vit_base_patch16_224.mae`).
+        head: False leaves the file's classifier out even if it fits.
+
+    Raises:
+        CheckpointError: no such checkpoint, one that cannot be read, or one that does not fit
+            the model, which is then unchanged.
+    """
+    if not isinstance(vit, VisionTransformer):
+        raise CheckpointError(
+            f"load() fills timm's VisionTransformer, got {type(vit).__name__}: "
+            "load first, then patch() the model"
+        )
+    if any(parameter.is_meta for parameter in vit.parameters()):
+        raise CheckpointError(
+            "the model is on the meta device, with no memory: to_empty() it first"
+        )
+    opened = open_checkpoint(name_or_path)
+    try:
+        fit = _fit(opened, vit, head)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot load {opened.source}: {error}") from None
+    names = list(vit.state_dict())
+    vit.load_state_dict(fit.weights, strict=False)  # _fit has compared all names and shapes
+    return LoadReport(
+        source=opened.source,
+        family=opened.family,
+        kind=opened.kind,
+        matched=tuple(n for n in names if n in fit.weights and n not in fit.reshaped),
+        new=tuple(n for n in names if n not in fit.weights),
+        reshaped=tuple(n for n in names if n in fit.reshaped),
+        dropped=tuple(fit.dropped),
+    )
+
+
+def _fit(opened: Opened, vit: VisionTransformer, head: bool) -> _Fit:
+    own = vit.state_dict()
+    dropped = [name for name in opened.weights if is_decoder(name)]
+    encoder_size(opened.weights)  # a ViT at all?
+    file = opened.layout.convert({k: v for k, v in opened.weights.items() if not is_decoder(k)})
+    _check_size(file, own)
+    unused = _unused_heads(file, own, head)
+    unused += _unused_norm(file, own, takes_head=any(in_head(n) for n in file.keys() - unused))
+    for name in unused:
+        del file[name]
+    reshaped = _resample_positions(file, own, vit)
+    _check_names(file, own)
+    return _Fit(file, reshaped, dropped + unused)
+
+
+def _check_size(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    theirs, ours = encoder_size(file), encoder_size(own)
+    if theirs != ours:
+        raise CheckpointError(
+            f"the file has {theirs}; the model has {ours.depth} of {ours.width}, and blocks are "
+            "not cut or grown: build the model in the file's size"
+        )
+    theirs_kernel, ours_kernel = _dims(file[KERNEL].shape[1:]), _dims(own[KERNEL].shape[1:])
+    if theirs_kernel != ours_kernel:
+        raise CheckpointError(
+            f"the file's patches are {theirs_kernel} (channels x size), the model's {ours_kernel}, "
+            "and patch kernels are not resampled: build the model with the file's patches"
+        )
+
+
+def _unused_heads(file: Mapping[str, Tensor], own: Mapping[str, Tensor], wanted: bool) -> list[str]:
+    """The file's head names to leave out: each head is taken whole or not at all."""
+    unused: list[str] = []
+    for prefix in ("head.", "head_dist."):
+        theirs = {n: w.shape for n, w in file.items() if n.startswith(prefix)}
+        ours = {n: w.shape for n, w in own.items() if n.startswith(prefix)}
+        if not wanted or theirs != ours:
+            unused += theirs
+    return unused
+
+
+def _unused_norm(
+    file: Mapping[str, Tensor], own: Mapping[str, Tensor], takes_head: bool
+) -> list[str]:
+    """The file's last norm, where a model that pools first starts a fresh `fc_norm` instead."""
+    if "fc_norm.weight" in file and "fc_norm.weight" not in own:
+        raise CheckpointError(
+            "the file was fine-tuned with average pooling (fc_norm), the model pools otherwise, "
+            'and its last norm would be untrained: build the model with global_pool="avg"'
+        )
+    if "norm.weight" not in file or "fc_norm.weight" not in own:
+        return []
+    if takes_head:
+        raise CheckpointError(
+            "the file's head was trained on the class token (norm), the model averages patches "
+            '(fc_norm): build it with global_pool="token", or leave the head out with head=False'
+        )
+    return [name for name in file if name.startswith("norm.")]
+
+
+def _resample_positions(
+    file: dict[str, Tensor], own: Mapping[str, Tensor], vit: VisionTransformer
+) -> set[str]:
+    theirs, ours = file.get("pos_embed"), own.get("pos_embed")
+    # Only the count can be compared: a file does not say its grid, and ours may not be square.
+    if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[1] == ours.shape[1]:
+        return set()
+    rows, columns = vit.patch_embed.grid_size
+    # What the table has beyond the patches: 0 with no_embed_class, 2 when distilled.
+    num_prefix = ours.shape[1] - rows * columns
+    file["pos_embed"] = interpolate_positions(theirs, (rows, columns), num_prefix)
+    return {"pos_embed"}
+
+
+def _check_names(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    fresh = {n for n in own if in_head(n) or n.startswith("fc_norm.")}
+    if missing := [n for n in own if n not in file and n not in fresh]:
+        raise CheckpointError(
+            f"the file lacks {some(missing)} of the model's encoder, which would stay random: "
+            "build the model the file was made for, or fetch the whole file"
+        )
+    if unexpected := [n for n in file if n not in own]:
+        raise CheckpointError(
+            f"the file has {some(unexpected)}, which the model lacks, and without it the result is "
+            "another: build the model the file was made for"
+        )
+    if other := [n for n in file if file[n].shape != own[n].shape]:
+        shapes = f"{_dims(file[other[0]].shape)} in the file, {_dims(own[other[0]].shape)} here"
+        raise CheckpointError(
+            f"{some(other)} differ in shape ({shapes}): build the model the file was made for"
+        )
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

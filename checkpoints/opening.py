@@ -1,0 +1,75 @@
+"""From a name or a path to weights and what they are."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from torch import Tensor
+
+from . import timm_hub
+from .errors import CheckpointError
+from .families import PROP_ATTN, Layout, layout_of
+from .layout import in_head
+from .reading import read
+from .sources import SOURCES, fetch
+
+_SUFFIXES = {".pth", ".pt", ".pyth", ".ckpt", ".bin", ".safetensors"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint's weights under the file's names, decoder included."""
+
+    source: str
+    weights: Mapping[str, Tensor]
+    layout: Layout
+    family: str  # the layout's, unless the file's name, timm's tag or our metadata knows better
+
+    @property
+    def kind(self) -> str:
+        """ "full" with MAE's decoder, "fine-tuned" with a head or its norm, else "encoder"."""
+        if any(name.startswith("decoder") for name in self.weights):
+            return "full"
+        tuned = any(in_head(name) or name.startswith("fc_norm.") for name in self.weights)
+        return "fine-tuned" if tuned else "encoder"
+
+
+def open_checkpoint(name_or_path: str | Path) -> Opened:
+    """Find, if need be download, and read a checkpoint: a file, a source's name, a timm name."""
+    name = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if isinstance(name_or_path, str) and not path.is_file():
+        if name in SOURCES:
+            path = fetch(SOURCES[name])
+        elif timm_hub.is_timm_name(name):
+            weights = timm_hub.weights_of(name)
+            return Opened(name, weights, layout_of(weights), timm_hub.family_of(name))
+        elif not path.exists() and not looks_like_path(name):
+            raise unknown_name(name)
+    weights, ours = read(path)
+    if ours is not None and ours not in PROP_ATTN:
+        raise CheckpointError(
+            f"{path} says it is of family {ours!r}, which is none of {', '.join(PROP_ATTN)}: "
+            "it was saved by another version"
+        )
+    layout = layout_of(weights)
+    # Trained with merging or not, the layout is the same: only the released file's name tells.
+    tome = {source.file: "tome" for source in SOURCES.values() if source.family == "tome"}
+    return Opened(name, weights, layout, ours or tome.get(path.name) or layout.NAME)
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a string that names no file was meant to."""
+    return "/" in name or "\\" in name or Path(name).suffix in _SUFFIXES
+
+
+def unknown_name(name: str) -> CheckpointError:
+    """The error for a string that names nothing, with the nearest names."""
+    names = [*SOURCES, *timm.list_models(["vit_*", "deit*"], pretrained=True)]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the named ones: {', '.join(SOURCES)}"
+    return CheckpointError(
+        f"{name!r} is neither a file, nor a published checkpoint we name, nor a timm model: {hint}"
+    )

@@ -1,0 +1,32 @@
+"""What became of every name when a checkpoint was loaded."""
+
+from dataclasses import dataclass
+
+from .layout import some
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did.
+
+    `matched` (the file's value), `reshaped` (the file's value resampled to the model's shape) and
+    `new` (not in the file, the model's own value stays) are names of the model's state dict:
+    disjoint, together all of them. `dropped` are names of the file (as converted to timm's) that
+    were not used. Prints as a short table.
+    """
+
+    source: str
+    family: str
+    kind: str
+    matched: tuple[str, ...]
+    new: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.family}, {self.kind}", f"  matched  {len(self.matched):4d}"]
+        for what in ("new", "reshaped", "dropped"):
+            names: tuple[str, ...] = getattr(self, what)
+            shown = f"  {some(names, few=4)}" if names else ""
+            lines.append(f"  {what:<8} {len(names):4d}{shown}")
+        return "\n".join(lines)

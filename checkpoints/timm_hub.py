@@ -1,0 +1,56 @@
+"""Weights that timm publishes, by timm's names (`vit_base_patch16_224.mae`)."""
+
+import timm
+import torch
+from timm.models import VisionTransformer, get_pretrained_cfg
+from torch import Tensor
+
+from .errors import CheckpointError
+
+
+def is_timm_name(name: str) -> bool:
+    """Whether timm knows a model, or a model and tag, of this name."""
+    try:
+        return get_pretrained_cfg(name, allow_unregistered=False) is not None
+    except RuntimeError:  # an unknown model, or a known one with an unknown tag
+        return False
+
+
+def family_of(name: str) -> str:
+    """`mae` for timm's copies of the MAE encoders, `timm` for every other tag."""
+    config = get_pretrained_cfg(name)
+    return "mae" if config is not None and config.tag == "mae" else "timm"
+
+
+def skeleton(name: str) -> VisionTransformer:
+    """The model a timm name stands for, without values (on the meta device).
+
+    Raises CheckpointError when timm has no weights under that name or the model is no plain ViT.
+    """
+    config = get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise CheckpointError(f"timm publishes no weights for {name}: choose a name with a tag")
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    if not isinstance(model, VisionTransformer):
+        raise CheckpointError(
+            f"{name} is timm's {type(model).__name__}, not a VisionTransformer, whose tokens are "
+            "the ones that can be merged: choose a vit_* or deit_* name"
+        )
+    return model
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    """The published values, through timm's own download, cache and conversion."""
+    skeleton(name)
+    try:
+        with torch.random.fork_rng(devices=[]):  # values drawn here and overwritten at once
+            model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # each transport and hub has its own errors
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"timm could not fetch {name} ({type(error).__name__}: {reason}): "
+            "connect, or give the path of a file with these weights"
+        ) from error
+    weights: dict[str, Tensor] = model.state_dict()
+    return weights

@@ -1,0 +1,250 @@
+"""What every data module here shares: splits, loaders, bad files, and what a checkpoint keeps."""
+
+import os
+from abc import ABC, abstractmethod
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.errors import DataError
+from datamodules.loader import EpochSampler, Loader
+from datamodules.samples import Samples
+
+__all__ = ["DataError", "LabelledData"]
+
+BIG = 10_000  # samples from which too few workers are worth a warning
+_SPLITS = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+
+
+class LabelledData(LightningDataModule, ABC):
+    """Base of the data modules: batches `(x, y, id)`.
+
+    Training: x `[B, C, ...]`. Evaluation: x `[B, V, C, ...]` with V views. y and id: int64 `[B]`;
+    id is the index of the sample in its split. A subclass says what a split is with `check`,
+    `build` and `class_names`.
+
+    Args:
+        batch_size: Training samples in a batch on each process.
+        eval_batch_size: The same in evaluation; `batch_size` if None.
+        num_workers: Loader processes per training process; never more are started than there are
+            cores or batches.
+        pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
+        prefetch_factor: Batches that each worker prepares in advance.
+        persistent_workers: Keep the workers between epochs.
+        max_retries: Files of the same class tried in place of one that cannot be read.
+        max_corrupt_share: Stop when at least 10 files and more than this share of the files seen
+            cannot be read.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        num_workers: int = 8,
+        pin_memory: bool = True,
+        prefetch_factor: int = 2,
+        persistent_workers: bool = True,
+        max_retries: int = 10,
+        max_corrupt_share: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.prefetch_factor = prefetch_factor
+        self.persistent_workers = persistent_workers
+        self.max_retries = max_retries
+        self.max_corrupt_share = max_corrupt_share
+        self._samples: dict[str, Samples] = {}
+        require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        require("eval_batch_size", self.eval_batch_size, self.eval_batch_size >= 1, "1 or more")
+        require("num_workers", num_workers, num_workers >= 0, "0 or more")
+        require("prefetch_factor", prefetch_factor, prefetch_factor >= 1, "1 or more")
+        require("max_retries", max_retries, max_retries >= 0, "0 or more")
+        require("max_corrupt_share", max_corrupt_share, 0 <= max_corrupt_share <= 1, "in [0, 1]")
+
+    @abstractmethod
+    def check(self, stage: str | None = None) -> None:
+        """Refuse missing folders and the like, before any long work.
+
+        Args:
+            stage: fit, validate, test, predict; None is all of them.
+
+        Raises:
+            DataError: Something is missing or does not fit together.
+        """
+
+    @abstractmethod
+    def build(self, split: str) -> Samples:
+        """Make one split: train, val or test."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Class names in the order of the class index."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check, then list the files of the splits that `stage` needs.
+
+        Raises:
+            DataError: From `check`, or the training split has fewer samples than one batch.
+        """
+        self.check(stage)
+        for split in _SPLITS[stage] if stage else ("train", "val", "test"):
+            if split not in self._samples:
+                self._samples[split] = self.build(split)
+        if "train" in self._samples and stage in ("fit", None):
+            self._check_one_batch()
+            self._warn_of_few_workers()
+
+    def samples(self, split: str) -> Samples:
+        """The data set of one split: train, val or test.
+
+        Raises:
+            DataError: `setup` has not made it yet.
+        """
+        if split not in self._samples:
+            raise DataError(f"the {split} split is not set up; call setup() or use a Trainer")
+        return self._samples[split]
+
+    def train_dataloader(self) -> Loader:
+        """Batches x `[B, C, ...]`, shuffled, the last incomplete one dropped."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> Loader:
+        """Batches x `[B, V, C, ...]` of the val split, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Loader:
+        """Batches x `[B, V, C, ...]` of the test split, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Loader:
+        """The same as `test_dataloader`."""
+        return self._loader("test")
+
+    def train_batches(self, processes: int = 1) -> int:
+        """Batches in a training epoch on each of so many processes."""
+        return len(self.samples("train")) // processes // self.batch_size
+
+    @property
+    def corrupt(self) -> int:
+        """Distinct files that this process and its workers could not read so far."""
+        return sum(samples.bad.count for samples in self._samples.values())
+
+    def report(self) -> list[str]:
+        """A line for each split with bad files that the loader has not reported yet."""
+        lines = (samples.report() for samples in self._samples.values())
+        return [line for line in lines if line is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Class names, and the digest of the training files if they are set up."""
+        state: dict[str, Any] = {"class_names": list(self.class_names)}
+        if "train" in self._samples:
+            state["train_digest"] = self._samples["train"].files.digest()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the checkpoint's data with these.
+
+        Raises:
+            DataError: The class names or their order differ, so logits would be misread.
+        """
+        theirs, ours = state_dict["class_names"], list(self.class_names)
+        if theirs != ours:
+            pairs = zip_longest(theirs, ours)
+            index, (a, b) = next(item for item in enumerate(pairs) if item[1][0] != item[1][1])
+            raise DataError(
+                f"the checkpoint was trained on other classes: {len(theirs)} there, {len(ours)} "
+                f"here, class {index} is {a!r} there and {b!r} here; use its own data set"
+            )
+        digest = state_dict.get("train_digest")
+        if "train" in self._samples and digest != self._samples["train"].files.digest():
+            rank_zero_warn(
+                "the training files are not those of the checkpoint: a resumed run will not "
+                "repeat the uninterrupted one"
+            )
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def _cores(self) -> int:
+        """Cores for each training process of this machine."""
+        local = 1 if self.trainer is None else self.trainer.num_devices
+        usable = getattr(os, "sched_getaffinity", None)  # Linux only; knows a container's share
+        cores = len(usable(0)) if usable else os.cpu_count() or 1
+        return max(1, cores // local)
+
+    @property
+    def workers(self) -> int:
+        """Loader processes at most: `num_workers`, or the cores there are for them."""
+        return min(self.num_workers, self._cores)
+
+    def _loader(self, split: str) -> Loader:
+        samples, train = self.samples(split), split == "train"
+        sampler = EpochSampler(
+            samples,
+            num_replicas=self._processes,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            shuffle=train,
+            seed=self.seed,
+            drop_last=train,
+        )
+        batch_size = self.batch_size if train else self.eval_batch_size
+        batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
+        workers = min(self.workers, batches)
+        return Loader(
+            samples,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            pin_memory=self.pin_memory and torch.cuda.is_available(),
+            drop_last=train,
+            prefetch_factor=self.prefetch_factor if workers else None,
+            persistent_workers=self.persistent_workers and workers > 0,
+        )
+
+    @property
+    def seed(self) -> int:
+        """Seed of order and transforms: that of `seed_everything`, the same on all ranks, or 0."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    def _check_one_batch(self) -> None:
+        samples = self._samples["train"]
+        if not self.train_batches(self._processes):
+            raise DataError(
+                f"{samples.root}: {len(samples)} training samples on {self._processes} processes "
+                f"do not fill one batch of {self.batch_size} each; lower batch_size or add data"
+            )
+
+    def _warn_of_few_workers(self) -> None:
+        wanted = min(4, self._cores // 2)
+        # Lightning itself warns of 0 or 1
+        known = self.trainer is not None and self.num_workers < 2
+        if self.num_workers < wanted and len(self._samples["train"]) >= BIG and not known:
+            rank_zero_warn(
+                f"num_workers={self.num_workers} will probably keep the model waiting: there are "
+                f"{self._cores} cores for this process; try num_workers={min(8, self._cores)}"
+            )
+
+
+def require(name: str, value: object, fine: bool, expected: str) -> None:
+    """Raise a DataError unless `fine`: "`name` must be `expected`, got `value`"."""
+    if not fine:
+        raise DataError(f"{name} must be {expected}, got {value!r}")

@@ -1,0 +1,281 @@
+"""Images in class folders or file lists, with the transforms of MAE's fine-tuning."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import LabelledData, require
+from datamodules.errors import DataError
+from datamodules.filelist import FileList, class_folders, read_list, read_names, scan_folder
+from datamodules.samples import Samples
+from datamodules.transforms import EvalTransform, Interpolation, read_image, train_transform
+
+
+class ImageNet(LabelledData):
+    """`root/{train,val}/<class>/*` or file lists; any number of classes.
+
+    The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
+    class; hidden files and folders are left out. `test` is `root/test` if that has class folders,
+    else `val`. Training x: `[B, C, size, size]`; evaluation x: `[B, 1, C, size, size]`. The
+    defaults are MAE's fine-tuning recipe for ImageNet-1k.
+
+    Args:
+        root: Folder of the data set.
+        batch_size: Training images in a batch on each process.
+        eval_batch_size: The same in evaluation; `batch_size` if null.
+        num_workers: Loader processes per training process; never more are started than there are
+            cores or batches.
+        train_list: Text file with one `path,label` or `path label` a line, instead of
+            `root/train`; paths are relative to root, labels count from 0.
+        val_list: The same instead of `root/val`.
+        test_list: The same for the test split; `val_list` if null.
+        class_list: Text file with one class name a line, for file lists; without it the names are
+            the numbers.
+        size: Side of the square input in pixels.
+        channels: 3 for RGB, 1 for grey.
+        mean: Mean of each channel on the scale 0 to 1.
+        std: Standard deviation of each channel on the same scale.
+        scale: Range of the random crop's share of the image area.
+        ratio: Range of the random crop's width over height.
+        hflip: Probability of a horizontal flip in training.
+        auto_augment: timm's string for RandAugment and its kin; null for none.
+        color_jitter: Strength of brightness, contrast and saturation jitter; needs auto_augment
+            null or a 3-Augment string, since timm leaves it out otherwise.
+        interpolation: How crops and images are resized.
+        reprob: Probability of random erasing.
+        remode: What erased pixels become: noise (pixel), one colour (rand), zero (const).
+        recount: Greatest number of erased boxes.
+        crop_pct: Share of the resized short side that the centre crop keeps; if null 224/256 up
+            to size 224 and 1 above, as in MAE.
+        pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
+        prefetch_factor: Batches that each worker prepares in advance.
+        persistent_workers: Keep the workers between epochs.
+        max_retries: Images of the same class tried in place of one that cannot be read.
+        max_corrupt_share: Stop when at least 10 images and more than this share of the images
+            seen cannot be read.
+
+    Raises:
+        DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 8,
+        train_list: str | None = None,
+        val_list: str | None = None,
+        test_list: str | None = None,
+        class_list: str | None = None,
+        size: int = 224,
+        channels: Literal[1, 3] = 3,
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        hflip: float = 0.5,
+        auto_augment: str | None = "rand-m9-mstd0.5-inc1",
+        color_jitter: float | None = None,
+        interpolation: Interpolation = "bicubic",
+        reprob: float = 0.25,
+        remode: Literal["pixel", "rand", "const"] = "pixel",
+        recount: int = 1,
+        crop_pct: float | None = None,
+        pin_memory: bool = True,
+        prefetch_factor: int = 2,
+        persistent_workers: bool = True,
+        max_retries: int = 10,
+        max_corrupt_share: float = 0.05,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            max_retries=max_retries,
+            max_corrupt_share=max_corrupt_share,
+        )
+        self.root = str(Path(root).expanduser())
+        self.lists = {"train": train_list, "val": val_list, "test": test_list or val_list}
+        self.class_list = class_list
+        self._class_names: list[str] | None = None
+        self._lists_read: dict[str, FileList] = {}
+        self.channels = channels
+        require("size", size, size >= 1, "1 or more")
+        require("channels", channels, channels in (1, 3), "1 or 3")
+        for name, values in (("mean", mean), ("std", std)):
+            require(name, values, len(values) == channels, f"{channels} numbers, one a channel")
+        require("std", std, all(value > 0 for value in std), "above 0")
+        for name, pair in (("scale", scale), ("ratio", ratio)):
+            require(name, pair, 0 < pair[0] <= pair[1], "a range (low, high) above 0")
+        for name, share in (("hflip", hflip), ("reprob", reprob)):
+            require(name, share, 0 <= share <= 1, "in [0, 1]")
+        require("recount", recount, recount >= 1, "1 or more")
+        known = interpolation in ("bilinear", "bicubic")
+        require("interpolation", interpolation, known, "bilinear or bicubic")
+        if crop_pct is None:
+            crop_pct = 224 / 256 if size <= 224 else 1.0
+        require("crop_pct", crop_pct, 0 < crop_pct <= 1, "in (0, 1]")
+        if color_jitter and auto_augment and "3a" not in auto_augment:
+            raise DataError(
+                f"color_jitter={color_jitter} has no effect with auto_augment={auto_augment!r}; "
+                "set one of the two to null"
+            )
+        self._train_transform = train_transform(
+            size, tuple(mean), tuple(std), scale, ratio, hflip, auto_augment,
+            color_jitter, interpolation, reprob, remode, recount,
+        )  # fmt: skip
+        self._eval_transform = EvalTransform(size, tuple(mean), tuple(std), crop_pct, interpolation)
+
+    def check(self, stage: str | None = None) -> None:
+        """Refuse a missing root, split or list and class folders that differ; reads no image.
+
+        Args:
+            stage: fit, validate, test, predict; None is all of them. Only fit needs `train`.
+
+        Raises:
+            DataError: Names the path and the difference.
+        """
+        if not Path(self.root).is_dir():
+            raise DataError(f"root {self.root} is not a folder; expected train/ and val/ in it")
+        if self._from_lists:
+            self._check_lists(stage)
+        else:
+            self._check_folders(stage)
+        if self.num_classes < 2:
+            raise DataError(
+                f"{self.root} has one class only ({self.class_names[0]}): nothing to learn"
+            )
+
+    def build(self, split: str) -> Samples:
+        """List the files of train, val or test."""
+        files = self._list(split) if self._from_lists else self._scan(split)
+        train = split == "train"
+        return Samples(
+            split,
+            self.root,
+            files,
+            partial(read_image, channels=self.channels),
+            self._train_transform if train else self._eval_transform,
+            seed=self.seed,
+            workers=self.workers,
+            max_retries=self.max_retries,
+            max_corrupt_share=self.max_corrupt_share,
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in the order of the class index."""
+        if self._class_names is None:
+            self._class_names = self._find_class_names()
+        return self._class_names
+
+    def _find_class_names(self) -> list[str]:
+        if self.class_list is not None:
+            return read_names(Path(self.root, self.class_list))
+        if self._from_lists:
+            given = [split for split in ("train", "val") if self.lists[split]]
+            last = max(int(self._list(split).labels.max()) for split in given)
+            return [str(label) for label in range(last + 1)]
+        train = Path(self.root, "train")
+        return class_folders(train if train.is_dir() else Path(self.root, "val"))
+
+    def _check_folders(self, stage: str | None) -> None:
+        if self.class_list is not None:
+            raise DataError("class_list goes with train_list and val_list; folders have names")
+        for split in _needed(stage):
+            name = self._test_folder if split == "test" else split
+            folder = Path(self.root, name)
+            if not folder.is_dir():
+                raise DataError(f"{folder} is missing; expected {name}/<class>/<image> in root")
+            classes = class_folders(folder)
+            if not classes:
+                raise DataError(f"{folder} has no class folders; expected {name}/<class>/<image>")
+            _refuse_difference(folder, classes, self.class_names)
+
+    @property
+    def _test_folder(self) -> str:
+        folder = Path(self.root, "test")
+        if not folder.is_dir():
+            return "val"
+        if not class_folders(folder):  # ImageNet's own test images have no public labels
+            rank_zero_warn(f"{folder} has no class folders to take labels from: testing on val")
+            return "val"
+        return "test"
+
+    def _scan(self, split: str) -> FileList:
+        folder = self._test_folder if split == "test" else split
+        files = scan_folder(Path(self.root), folder, self.class_names)
+        present = np.bincount(files.labels, minlength=self.num_classes) > 0
+        empty = [
+            name for name, any_file in zip(self.class_names, present, strict=True) if not any_file
+        ]
+        if not empty:
+            return files
+        line = (
+            f"{Path(self.root, folder)}: {len(empty)} of {self.num_classes} class folders hold no "
+            f"image, for example {empty[0]}"
+        )
+        if split == "train" or not len(files):
+            raise DataError(f"{line}; fill them, or remove them in every split")
+        rank_zero_warn(line)
+        return files
+
+    @property
+    def _from_lists(self) -> bool:
+        return any(self.lists.values())
+
+    def _list(self, split: str) -> FileList:
+        if split not in self._lists_read:
+            path = self.lists[split]
+            if path is None:
+                raise DataError(f"{split}_list is not set; file lists are needed for every split")
+            self._lists_read[split] = read_list(Path(self.root, path))
+        return self._lists_read[split]
+
+    def _check_lists(self, stage: str | None) -> None:
+        for split in _needed(stage):
+            files = self._list(split)
+            path = Path(self.root, str(self.lists[split]))
+            first = Path(self.root, files[0][0])
+            if not first.is_file():
+                raise DataError(f"{path} names {first}, which is no file; paths start from root")
+            highest = int(files.labels.max())
+            if highest >= self.num_classes:
+                raise DataError(
+                    f"{path} has label {highest}, but there are {self.num_classes} classes, "
+                    "0 the first"
+                )
+            counts = np.bincount(files.labels, minlength=self.num_classes)
+            if split == "train" and self.class_list is None and not counts.all():
+                raise DataError(
+                    f"{path}: no file has label {int(counts.argmin())} of 0 to "
+                    f"{self.num_classes - 1}; count labels from 0, or give a class_list"
+                )
+
+
+def _needed(stage: str | None) -> tuple[str, ...]:
+    return {"fit": ("train", "val"), None: ("train", "val"), "validate": ("val",)}.get(
+        stage, ("test",)
+    )
+
+
+def _refuse_difference(folder: Path, found: list[str], expected: list[str]) -> None:
+    missing = sorted(set(expected) - set(found))
+    extra = sorted(set(found) - set(expected))
+    parts = [
+        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for word, names in (("missing", missing), ("unknown", extra))
+        if names
+    ]
+    if parts:
+        raise DataError(
+            f"{folder} has not the class folders of the training split: {' and '.join(parts)}; "
+            "all splits need the same ones"
+        )

@@ -1,0 +1,79 @@
+"""The loader: equal steps on every rank, an order that depends on (seed, epoch), exact resume."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from datamodules.errors import DataError
+from datamodules.samples import Samples
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A `DistributedSampler`, also for one process, that can leave out samples already used.
+
+    Lightning keeps a `DistributedSampler` it finds and calls its `set_epoch`.
+    """
+
+    skip: int = 0
+
+    def __iter__(self) -> Iterator[int]:
+        indices = list(super().__iter__())
+        return iter(indices[self.skip :])
+
+
+class Loader(DataLoader[Any]):
+    """A `DataLoader` over `Samples` that resumes in mid-epoch and reports bad files.
+
+    It takes no arguments of its own, since Lightning builds copies of it for prediction. The state
+    is `{"epoch": int, "batches": int}`: batches handed out in that epoch on this process.
+    """
+
+    _epoch = 0
+    _batches = 0
+    _resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator starts at its first batch. Lightning makes the iterator of a resumed run
+        # before it calls set_epoch; an eager one would repeat the order of epoch 0.
+        self._report()  # of an epoch that was cut short
+        samples, sampler = self.dataset, self.sampler
+        self._epoch = sampler.epoch if isinstance(sampler, EpochSampler) else 0
+        self._batches = self._batches_to_skip()
+        if isinstance(samples, Samples):
+            samples.set_epoch(self._epoch)
+        if isinstance(sampler, EpochSampler):
+            sampler.skip = self._batches * (self.batch_size or 1)
+        try:
+            for batch in super().__iter__():
+                self._batches += 1
+                if self._batches == len(self):  # Lightning does not ask for one more
+                    self._report()
+                yield batch
+        except DataError as error:
+            self._report()
+            # a worker's error arrives with its traceback as text: keep the line that tells
+            message = str(error).strip().splitlines()[-1]
+            raise DataError(message.rpartition("DataError: ")[-1]) from None
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this process stands."""
+        return {"epoch": self._epoch, "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue after the batches that the state counts, once, if its epoch comes next."""
+        self._resume = dict(state_dict)
+
+    def _batches_to_skip(self) -> int:
+        resume, self._resume = self._resume, None
+        if resume is None or resume["epoch"] != self._epoch:
+            return 0
+        return resume["batches"] % max(1, len(self))
+
+    def _report(self) -> None:
+        line = self.dataset.report() if isinstance(self.dataset, Samples) else None
+        if line is not None:  # on every rank, since each reads other files
+            rank = self.sampler.rank if isinstance(self.sampler, EpochSampler) else 0
+            warnings.warn(f"rank {rank}, {line}", stacklevel=3)

@@ -1,0 +1,141 @@
+"""How an image is opened and turned into a tensor, in training and in evaluation."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from timm.data import auto_augment as timm_ops
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torchvision import transforms as T
+from torchvision.transforms import v2
+
+from datamodules.errors import DataError
+
+Interpolation = Literal["bilinear", "bicubic"]
+MAX_ASPECT = 100  # beyond it, resizing the short side to 256 would need gigabytes
+
+
+def read_image(path: str, channels: int) -> Image.Image:
+    """Decode one image as RGB (3 channels) or grey (1 channel).
+
+    Raises:
+        Exception: Whatever PIL raises on a file it cannot decode.
+        ValueError: One side is more than 100 times as long as the other.
+    """
+    with open(path, "rb") as file, Image.open(file) as image:
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise ValueError(f"{image.width}x{image.height} pixels is no picture's shape")
+        # PIL warns when it turns a palette with transparency into RGB directly
+        palette = image.mode == "P" and "transparency" in image.info
+        opened = image.convert("RGBA") if palette else image
+        return opened.convert("RGB" if channels == 3 else "L")
+
+
+def train_transform(
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    hflip: float,
+    auto_augment: str | None,
+    color_jitter: float | None,
+    interpolation: Interpolation,
+    reprob: float,
+    remode: str,
+    recount: int,
+) -> Callable[[Image.Image], Tensor]:
+    """Random resized crop, flip, RandAugment, normalise, erase: timm's order, which is MAE's.
+
+    The random draws come from the generators of random, numpy and torch.
+
+    Returns:
+        A function from an image to `[C, size, size]` float32.
+
+    Raises:
+        DataError: timm does not understand `auto_augment` or another setting.
+    """
+    try:
+        transform: T.Compose = create_transform(
+            (len(mean), size, size),
+            is_training=True,
+            scale=scale,
+            ratio=ratio,
+            hflip=hflip,
+            color_jitter=color_jitter,  # type: ignore[arg-type]  # None turns it off
+            auto_augment=auto_augment,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            re_prob=reprob,
+            re_mode=remode,
+            re_count=recount,
+        )
+        allow_zero_bits(transform)
+    except (AssertionError, KeyError, ValueError, IndexError) as error:
+        raise DataError(
+            f"timm cannot build the training transforms from auto_augment={auto_augment!r}, "
+            f"remode={remode!r} ({type(error).__name__} {error}); "
+            "MAE's are rand-m9-mstd0.5-inc1 and pixel"
+        ) from None
+    return transform
+
+
+def allow_zero_bits(transform: T.Compose) -> None:
+    """Replace timm's posterize in `transform` by one that accepts 0 bits.
+
+    "rand-m9-mstd0.5-inc1" asks for 0 bits in 2% of its posterizations (a magnitude of 10). Older
+    Pillow made the image black; Pillow 13 raises.
+    """
+    for step in transform.transforms:
+        if isinstance(step, timm_ops.AutoAugment):
+            ops = [op for policy in step.policy for op in policy]
+        elif isinstance(step, timm_ops.RandAugment | timm_ops.AugMixAugment):
+            ops = list(step.ops)
+        else:
+            continue
+        for op in ops:
+            if op.name.startswith("Posterize"):
+                op.aug_fn = posterize
+
+
+def posterize(image: Image.Image, bits: int, **unused: Any) -> Image.Image:
+    """Keep the upper `bits` of each channel; 0 bits are black."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    kept: Image.Image = timm_ops.posterize(image, bits)
+    return kept
+
+
+class EvalTransform:
+    """Resize the short side to `int(size / crop_pct)`, crop the centre, normalise.
+
+    Returns:
+        `[1, C, size, size]` float32: one view.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        crop_pct: float,
+        interpolation: Interpolation,
+    ) -> None:
+        self.transform = v2.Compose(
+            [
+                v2.Resize(
+                    int(size / crop_pct), v2.InterpolationMode(interpolation), antialias=True
+                ),
+                v2.CenterCrop(size),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(mean), list(std)),
+            ]
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        view: Tensor = self.transform(image)  # [C, size, size]
+        return view.unsqueeze(0)

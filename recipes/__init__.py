@@ -1,0 +1,44 @@
+"""Recipes: YAML files that are only values, each a complete run. This module finds them by name."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+__all__ = ["RecipeError", "names", "path"]
+
+_FOLDER = Path(__file__).parent
+_SUFFIXES = (".yaml", ".yml")
+
+
+class RecipeError(ValueError):
+    """No such recipe; the message is one line and names the nearest ones."""
+
+
+def names() -> tuple[str, ...]:
+    """The recipes that ship with the package, sorted."""
+    return tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
+
+
+def path(name: str) -> Path:
+    """The YAML file of a recipe: a shipped recipe's name, or the path of a file of one's own.
+
+    Raises:
+        RecipeError: `name` is neither.
+    """
+    shipped = names()
+    if name in shipped:
+        return _FOLDER / f"{name}.yaml"
+    given = Path(name).expanduser()
+    is_yaml = given.suffix in _SUFFIXES
+    if is_yaml and given.is_file():
+        return given
+    if is_yaml:
+        problem = f"there is no file {name!r} (seen from {Path.cwd()})"
+    elif given.exists():
+        problem = f"{name!r} is not a .yaml or .yml file"
+    else:
+        problem = f"there is no recipe {name!r}"
+    near = get_close_matches(given.stem if is_yaml else name, shipped)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise RecipeError(
+        f"{problem}; {hint}Give the path of a .yaml file or one of: {', '.join(shipped)}"
+    )

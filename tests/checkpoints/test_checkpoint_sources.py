@@ -1,0 +1,150 @@
+import dataclasses
+import hashlib
+import re
+
+import pytest
+import timm
+import torch
+from timm.models import _builder
+
+from checkpoints import SOURCES, CheckpointError, interpolate_positions, load
+
+NAME = "mae_finetuned_vit_base"
+
+
+@pytest.fixture
+def publish(official, save, monkeypatch):
+    """Put a small file at the address of NAME, with the hash given (its own when None)."""
+
+    def at_file_url(md5=None):
+        origin = save(official("fine-tuned"), "origin.pth")
+        digest = hashlib.md5(origin.read_bytes()).hexdigest() if md5 is None else md5
+        source = dataclasses.replace(SOURCES[NAME], url=origin.as_uri(), md5=digest[:6])
+        monkeypatch.setitem(SOURCES, NAME, source)
+        return origin
+
+    return at_file_url
+
+
+def test_a_named_source_is_downloaded_once_and_kept(publish, build, own_cache):
+    origin = publish()
+    assert load(build(), NAME).family == "mae"
+    assert [path.name for path in own_cache.iterdir()] == [f"{NAME}.pth"]
+    origin.unlink()
+    assert load(build(), NAME).source == NAME
+
+
+def test_a_failed_download_says_address_place_and_licence(publish, build, own_cache):
+    origin = publish()
+    origin.unlink()
+    with pytest.raises(CheckpointError) as refused:
+        load(build(), NAME)
+    line = str(refused.value)
+    assert "\n" not in line
+    assert origin.as_uri() in line
+    assert f"at {own_cache / f'{NAME}.pth'} " in line
+    assert "CC-BY-NC-4.0" in line
+    assert list(own_cache.iterdir()) == []
+
+
+def test_a_download_with_another_hash_is_not_kept(publish, build, own_cache):
+    publish(md5="000000")
+    with pytest.raises(CheckpointError, match=r"md5 \w{32}.*starts with 000000.*not kept"):
+        load(build(), NAME)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_a_file_put_there_by_hand_must_have_the_published_hash(official, build, own_cache, save):
+    own_cache.mkdir(parents=True)
+    path = save(official("fine-tuned")).rename(own_cache / f"{NAME}.pth")
+    with pytest.raises(CheckpointError, match="1b25e9"):
+        load(build(), NAME)
+    assert load(build(), path).kind == "fine-tuned"  # by its path it is the user's own
+
+
+def test_a_source_without_published_hash_is_taken_as_it_is(official, build, own_cache, save):
+    own_cache.mkdir(parents=True)
+    source = SOURCES["tome_vit_base_r16"]
+    save(official("fine-tuned")).rename(own_cache / source.file)
+    assert load(build(), source.name).family == "tome"
+
+
+def test_a_source_without_address_says_where_to_put_it(build, own_cache, monkeypatch):
+    monkeypatch.setitem(SOURCES, NAME, dataclasses.replace(SOURCES[NAME], url=None))
+    with pytest.raises(CheckpointError, match=f"no address.*{re.escape(str(own_cache))}"):
+        load(build(), NAME)
+
+
+def test_every_source_names_its_licence_and_a_model_of_timm():
+    assert len({source.file for source in SOURCES.values()}) == len(SOURCES) == 12
+    for name, source in SOURCES.items():
+        assert source.name == name
+        assert source.url.endswith(f"/{source.file}")
+        assert "CC-BY-NC-4.0" in source.how
+        assert timm.is_model(source.arch)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("mae_pretrain_vit_bas", "mae_pretrain_vit_base"),
+        ("vit_base_patch16_224.maee", "vit_base_patch16_224.mae"),
+        ("???", "mae_pretrain_vit_base"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_ones(build, name, near):
+    with pytest.raises(CheckpointError) as refused:
+        load(build(), name)
+    assert near in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["runs/last", "last.ckpt"])
+def test_a_missing_path_is_called_a_missing_file(build, name):
+    with pytest.raises(CheckpointError, match=f"there is no file {name}"):
+        load(build(), name)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """timm's hub with one tiny published model, `test_vit.r160_in1k`, and no network."""
+    published = timm.create_model("test_vit").state_dict()
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda *_, **__: dict(published))
+    return published
+
+
+def test_a_timm_name_loads_through_timm(hub):
+    vit = timm.create_model("test_vit", num_classes=5)
+    state = torch.get_rng_state()
+    report = load(vit, "test_vit.r160_in1k")
+    assert (report.family, report.kind) == ("timm", "fine-tuned")
+    assert report.new == report.dropped == ("head.weight", "head.bias")
+    assert all(torch.equal(vit.state_dict()[name], hub[name]) for name in report.matched)
+    assert torch.equal(torch.get_rng_state(), state)  # a seeded run does not depend on it
+
+
+def test_timm_files_are_resampled_without_antialiasing_too(hub):
+    vit = timm.create_model("test_vit", img_size=224)
+    assert load(vit, "test_vit").reshaped == ("pos_embed",)
+    assert torch.equal(vit.pos_embed, interpolate_positions(hub["pos_embed"], (14, 14), 1))
+
+
+def test_an_unreachable_hub_is_explained_in_one_line(build, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", offline)
+    with pytest.raises(
+        CheckpointError, match=r"OSError: no route\): connect, or give the path"
+    ) as e:
+        load(build(), "test_vit")
+    assert "\n" not in str(e.value)
+
+
+def test_a_timm_model_that_is_no_plain_vit_is_refused(build):
+    with pytest.raises(CheckpointError, match="timm's ResNet"):
+        load(build(), "resnet18.a1_in1k")
+
+
+def test_a_timm_model_without_weights_is_refused(build):
+    with pytest.raises(CheckpointError, match="publishes no weights"):
+        load(build(), "vit_base_patch16_xp_224")

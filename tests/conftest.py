@@ -1,0 +1,45 @@
+"""What every test gets: a seed, a cache of its own, no network, no more threads than cores."""
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Read when huggingface_hub and torch are first imported, so set before any test module is. Child
+# processes inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for weights online fails, it does not wait
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, os.cpu_count() or 1) // _workers)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch  # only here: a run without gpu tests need not pay for it
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache a session: the digits are written once, and never to the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOME_LIGHTNING_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same random numbers whichever tests ran before; torch only once something imported it."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)

@@ -1,0 +1,91 @@
+"""Lists of labelled files."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from datamodules import DataError
+from datamodules.filelist import FileList, class_folders, read_list, scan_folder
+
+
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def test_items_come_back_as_they_went_in() -> None:
+    paths = ["a/b.jpg", "ü ber/x,y.png", "odd\udcff.jpg", ""]
+    files = FileList(paths, [3, 0, 1, 2])
+    assert [files[i] for i in range(4)] == list(zip(paths, [3, 0, 1, 2], strict=True))
+    assert files[-1] == ("", 2)
+    with pytest.raises(IndexError):
+        files[4]
+
+
+def test_a_list_costs_its_characters_and_two_numbers_a_file() -> None:
+    files = FileList((f"train/{i:010d}.jpg" for i in range(1000)), range(1000))
+    assert files.nbytes == 1000 * (20 + 8 + 8) + 8
+    assert len(pickle.dumps(files)) < files.nbytes + 1000  # a few objects, not one a file
+
+
+def test_a_list_survives_pickling() -> None:
+    files = pickle.loads(pickle.dumps(FileList(["a b", "c"], [1, 0])))
+    assert [files[0], files[1]] == [("a b", 1), ("c", 0)]
+
+
+def test_the_digest_names_paths_order_and_labels() -> None:
+    digests = {
+        FileList(paths, labels).digest()
+        for paths, labels in [
+            (["a", "b"], [0, 1]), (["b", "a"], [0, 1]), (["a", "b"], [1, 0]), (["ab", ""], [0, 1]),
+        ]
+    }  # fmt: skip
+    assert len(digests) == 4
+    assert FileList(["a", "b"], [0, 1]).digest() in digests
+
+
+def test_lines_may_hold_blanks_commas_comments_and_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(
+        "# path,label\n\nplain.jpg 0\nwith blank.jpg,1\n two blanks.jpg  2 \nb,c.jpg,3\n"
+        "d,e.jpg 4\ntab.jpg\t5\n  spaced.jpg , 6\n"
+    )
+    files = read_list(path)
+    assert [files[i] for i in range(len(files))] == [
+        ("plain.jpg", 0), ("with blank.jpg", 1), ("two blanks.jpg", 2), ("b,c.jpg", 3),
+        ("d,e.jpg", 4), ("tab.jpg", 5), ("spaced.jpg", 6),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["a.jpg", "a.jpg,-1", "a.jpg,cat", ",3", "3", "a.jpg 1.5"])
+def test_a_malformed_line_is_named_with_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"a.jpg,0\n\n{line}\n")
+    with pytest.raises(DataError, match=r"list\.txt, line 3: expected") as error:
+        read_list(path)
+    assert "\n" not in str(error.value)
+    assert line in str(error.value)
+
+
+def test_classes_are_visible_folders_in_alphabetical_order(tmp_path: Path) -> None:
+    for name in ("b", "a", "B", ".hidden", "10", "9"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.txt").touch()
+    assert class_folders(tmp_path) == ["10", "9", "B", "a", "b"]
+
+
+def test_nested_images_are_found_and_hidden_or_other_files_are_not(tmp_path: Path) -> None:
+    wanted = ["train/a/deep/er/3.Jpg", "train/a/x.JPEG", "train/b/1.png"]
+    for name in [*wanted, "train/a/.x.jpg", "train/a/.cache/y.jpg", "train/b/notes.txt"]:
+        touch(tmp_path / name)
+    files = scan_folder(tmp_path, "train", ["a", "b"])
+    assert [files[i] for i in range(len(files))] == list(zip(wanted, [0, 0, 1], strict=True))
+
+
+def test_a_linked_class_folder_is_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")
+    assert class_folders(tmp_path / "train") == ["a"]
+    assert len(scan_folder(tmp_path, "train", ["a"])) == 1

@@ -1,0 +1,137 @@
+"""What happens to files that cannot be read."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules import DataError, ImageNet
+from datamodules.failures import LOG_BYTES, BadFiles
+from datamodules.samples import Samples
+
+
+def open_set(root: Path, **settings: object) -> ImageNet:
+    data = ImageNet(str(root), batch_size=2, size=16, **settings)  # type: ignore[arg-type]
+    data.setup("fit")
+    return data
+
+
+def spoil(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def test_a_bad_file_is_replaced_by_the_next_of_its_class(make_folder) -> None:
+    root = make_folder(train=3)
+    spoil(root, "train/bee/0.png", "train/bee/2.png")  # indices 3 and 5
+    val = open_set(root, num_workers=0).build("val")
+    train = open_set(root, num_workers=0).samples("train")
+    plain = Samples("train", str(root), train.files, train.read, val.transform)
+    x, y, index = plain[3]
+    assert torch.equal(x, plain[4][0])
+    assert (y, index) == (1, 3)
+    assert torch.equal(plain[5][0], plain[4][0])  # from 5 on to 3, bad as well, and to 4
+    assert plain.bad.count == 2
+    assert plain.bad.seen == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_files_are_counted_in_the_main_process(make_folder, workers: int) -> None:
+    root = make_folder()
+    (root / "train/ant/1.png").write_bytes(b"")
+    (root / "train/bee/3.png").write_bytes(b"not a picture")
+    spoil(root, "train/cat/5.png")
+    data = open_set(root, num_workers=workers)
+    loader = data.train_dataloader()
+    with pytest.warns(UserWarning, match="rank 0, train: 3 of 18 files seen"):
+        first = torch.cat([x for x, _, _ in loader])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing new in the second epoch
+        assert torch.equal(first, torch.cat([x for x, _, _ in loader]))
+    assert data.corrupt == 3
+    errors = data.samples("train").bad.errors()
+    assert list(errors) == [1, 9, 17]
+    assert errors[9].startswith("UnidentifiedImageError: cannot identify")
+    assert "truncated" in errors[17].lower() or "OSError" in errors[17]
+
+
+def test_replacement_is_the_same_with_and_without_workers(make_folder) -> None:
+    root = make_folder()
+    spoil(root, "train/ant/0.png", "train/ant/1.png", "val/bee/0.png")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        first, second = (list(open_set(root, num_workers=n).train_dataloader()) for n in (0, 2))
+    for a, b in zip(first, second, strict=True):
+        assert all(torch.equal(u, v) for u, v in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_large_a_share_of_bad_files_stops_the_run_in_one_line(make_folder, workers) -> None:
+    root = make_folder(train=12)
+    names = [f"train/{c}/{i}.png" for c in ("ant", "bee", "cat") for i in range(8)]
+    spoil(root, *names)
+    data = open_set(root, num_workers=workers)
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(DataError, match=r"more than max_corrupt_share=0\.05") as error,
+    ):
+        list(data.train_dataloader())
+    assert "\n" not in str(error.value)
+    assert str(root) in str(error.value)
+    assert type(error.value) is DataError
+
+
+def test_a_high_enough_share_lets_the_run_go_on(make_folder) -> None:
+    root = make_folder(train=12)
+    spoil(root, *[f"train/{c}/{i}.png" for c in ("ant", "bee", "cat") for i in range(8)])
+    data = open_set(root, num_workers=0, max_corrupt_share=1.0)
+    with pytest.warns(UserWarning, match="24 of 36 files"):
+        assert len(list(data.train_dataloader())) == 18
+
+
+def test_retries_end_with_the_first_error_of_the_file(make_folder) -> None:
+    root = make_folder(train=6)
+    spoil(root, *[f"train/ant/{i}.png" for i in range(6)])
+    samples = open_set(root, num_workers=0, max_retries=2).samples("train")
+    with pytest.raises(DataError, match=r"after 2 retries.*ant/5.png \(") as error:
+        samples[5]
+    assert samples.bad.count == 3
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_the_transform_is_not_hidden(make_folder) -> None:
+    def broken(image: object) -> torch.Tensor:
+        raise RuntimeError("my mistake")
+
+    samples = open_set(make_folder(), num_workers=0).samples("train")
+    samples.transform = broken
+    with pytest.raises(RuntimeError, match="my mistake"):
+        samples[0]
+    assert samples.bad.count == 0
+
+
+def test_samples_survive_pickling_so_that_spawned_workers_get_them(make_folder) -> None:
+    samples = open_set(make_folder(), num_workers=0).samples("train")
+    copy = pickle.loads(pickle.dumps(samples))
+    assert torch.equal(copy[4][0], samples[4][0])
+
+
+def test_only_the_first_error_of_a_file_is_kept() -> None:
+    bad = BadFiles(5, workers=0)
+    bad.failed(2, OSError("first\nline"))
+    bad.failed(2, OSError("second"))
+    bad.read(3)
+    bad.read(2)
+    assert bad.errors() == {2: "OSError: first line"}
+    assert (bad.count, bad.seen) == (1, 2)
+
+
+def test_counting_goes_on_when_the_log_is_full() -> None:
+    files = 400
+    bad = BadFiles(files, workers=0)
+    for index in range(files):
+        bad.failed(index, OSError("x" * 500))
+    assert bad.count == files
+    assert 250 < len(bad.errors()) <= LOG_BYTES // 200

@@ -1,0 +1,44 @@
+"""Fine-tune MAE-pretrained Vision Transformers with Token Merging, and run them twice as fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tome_lightning.callbacks import ToMeCallback
+    from tome_lightning.finetune import FineTune
+    from tome_lightning.inputs import Image
+    from tome_lightning.tasks import SingleLabel
+    from tome_lightning.tome import RSchedule, TokenState, ToMeViT, patch
+
+_HOMES = {
+    "FineTune": "tome_lightning.finetune",
+    "Image": "tome_lightning.inputs",
+    "RSchedule": "tome_lightning.tome",
+    "SingleLabel": "tome_lightning.tasks",
+    "ToMeCallback": "tome_lightning.callbacks",
+    "ToMeViT": "tome_lightning.tome",
+    "TokenState": "tome_lightning.tome",
+    "patch": "tome_lightning.tome",
+}
+__all__ = [
+    "FineTune",
+    "Image",
+    "RSchedule",
+    "SingleLabel",
+    "ToMeCallback",
+    "ToMeViT",
+    "TokenState",
+    "patch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: ``--help`` answers without torch.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tome_lightning' has no attribute {name!r}")

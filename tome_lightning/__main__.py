@@ -1,0 +1,46 @@
+"""``python -m tome_lightning``: finds the verb; everything heavy is imported by the verb itself."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+from tome_lightning import __version__
+
+VERBS = {
+    "fit": "fine-tune a model as a recipe says",
+    "validate": "measure a model on the validation data",
+    "test": "measure a model on the test data",
+    "predict": "write a model's scores for the test data",
+}
+USAGE = """\
+usage: python -m tome_lightning VERB [--recipe NAME|FILE] [--option value ...]
+
+{verbs}
+
+A first run:    python -m tome_lightning fit --recipe quickstart
+All options:    python -m tome_lightning fit --help
+What will run:  python -m tome_lightning fit --recipe quickstart --print_config"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; returns the exit code: 0, 2 for a user's mistake, 1 for ours."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE.format(verbs="\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())))
+        return 0
+    if argv[0] == "--version":
+        print(f"tome_lightning {__version__}")
+        return 0
+    if argv[0] not in VERBS:
+        close = difflib.get_close_matches(argv[0], VERBS, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."
+        print(f"error: unknown verb {argv[0]!r}. {hint}", file=sys.stderr)
+        return 2
+    from tome_lightning.cli import main as run
+
+    return run(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The command line as the user types it, turned into what LightningCLI parses."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import recipes
+
+
+class UsageError(ValueError):
+    """A command line that cannot be followed: one line, what, got, why and the way out."""
+
+
+class Arguments(NamedTuple):
+    """A command line, sorted.
+
+    Attributes:
+        argv: What LightningCLI parses; recipes have become ``--config`` files.
+        recipe: Name of the last recipe given, for the run directory.
+        ckpt_path: The checkpoint to resume, validate, test or predict from.
+    """
+
+    argv: list[str]
+    recipe: str | None
+    ckpt_path: Path | None
+
+
+def read_arguments(argv: list[str]) -> Arguments:
+    """Sort the arguments after the verb.
+
+    ``--recipe NAME`` and ``--recipe FILE`` become ``--config FILE``, in place, so that later wins;
+    long options may be written with dashes; ``--weights_only`` is refused, because checkpoints are
+    always loaded safely.
+
+    Raises:
+        UsageError: For a refused option or a checkpoint that is not there.
+        recipes.RecipeError: For an unknown recipe.
+    """
+    out: list[str] = []
+    recipe = ckpt_path = None
+    words = iter(argv)
+    for word in words:
+        if not re.match(r"--[A-Za-z]", word):
+            out.append(word)
+            continue
+        name, given, value = word.partition("=")
+        name = "--" + name[2:].replace("-", "_")
+        if name == "--recipe":
+            value = value if given else _next(words, "--recipe needs a name or a file")
+            path = recipes.path(value)
+            recipe = path.stem
+            out += ["--config", str(path)]
+        elif name == "--ckpt_path":
+            value = value if given else _next(words, "--ckpt_path needs a file")
+            if value != "null":
+                ckpt_path = _existing(Path(value))
+                out += ["--ckpt_path", str(ckpt_path)]
+        elif name == "--weights_only":
+            raise UsageError(
+                "--weights_only is refused: a checkpoint can run any code it likes when it is loaded "
+                "without it, so checkpoints are always loaded with weights_only=True. Leave it out."
+            )
+        else:
+            out.append(name + given + value)
+    return Arguments(out, recipe, ckpt_path)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``Nearest: a, b.`` for a misspelt word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"Nearest: {', '.join(close)}." if close else ""
+
+
+def explain_parse_error(message: str, known: Iterable[str]) -> str:
+    """One line for what the parser found wrong, with the nearest option for a misspelt one."""
+    known = sorted(set(known))
+    line = " ".join(message.split())
+    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", line) or re.search(
+        r"""(?:Key|Option|Group|key|option) ['"]([\w.]+)['"] (?:is )?(?:not expected|not accepted)"""
+        r"""|(?:No action for|does not have|Unexpected) (?:key )?['"]([\w.]+)['"]""",
+        line,
+    )
+    if unknown:
+        word = next(group for group in unknown.groups() if group).removeprefix("--").split("=")[0]
+        hint = _nearest_option(word, known)
+        return f"Unknown option {word!r}. {hint or 'See --help and --print_config.'}"
+    return line
+
+
+def _nearest_option(word: str, known: list[str]) -> str:
+    """Nearest options, first among those of the same group, where only the last part is wrong."""
+    group = word.rpartition(".")[0]
+    same = [name for name in known if name.rpartition(".")[0] == group]
+    return nearest(word, same) or nearest(word, known)
+
+
+def _next(words: Iterable[str], complaint: str) -> str:
+    for word in words:
+        return word
+    raise UsageError(complaint + ".")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        kind = "a directory" if path.is_dir() else "no file"
+        raise UsageError(
+            f"--ckpt_path {path} is {kind}. Give a run's checkpoint, e.g. "
+            "runs/quickstart/0/checkpoints/best.ckpt; weights to start from go to --model.checkpoint."
+        )
+    return path

@@ -1,0 +1,244 @@
+"""r over training, and what each r costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
+from tome_lightning.tome import RSchedule, requested_plan, token_counts
+from tome_lightning.tome.plan import R, check_r
+
+if TYPE_CHECKING:
+    from tome_lightning.finetune import FineTune
+
+
+class ToMeCallback(Callback):
+    """Sets r during training and measures every r used.
+
+    r is a pure function of progress: resuming restores nothing, and all processes agree without a
+    message. Batches of one optimizer step share their r. Logged: ``tome/r`` (mean over blocks),
+    ``tome/tokens_out``, ``tome/step_ms``, ``tome/data_ms``, ``tome/samples_per_s`` and
+    ``tome/peak_mem_mib``, medians over recent steps.
+
+    Args:
+        schedule: How r moves during training; constant by default.
+        train_r: The r it moves towards; by default the model's own (``model.r``).
+        eval_r: r of validation, test and predict; by default the model's own.
+        compare_dense: Steps of each kind to time at the end of fit, dense against merged, forward
+            and backward on the last batch; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        schedule: RSchedule | None = None,
+        train_r: int | list[int] | dict[str, float] | None = None,
+        eval_r: int | list[int] | dict[str, float] | None = None,
+        compare_dense: int = 0,
+    ) -> None:
+        self.schedule = schedule or RSchedule()
+        self.train_r = train_r
+        self.eval_r = eval_r
+        self.compare_dense = compare_dense
+        self.meter = StepMeter()
+        self.final_r: R = 0
+        self.dense_against_merged: dict[str, float] | None = None
+        self._last_batch: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
+        model = as_finetune(pl_module).model
+        self.final_r = model.r
+        if stage == "fit":
+            self.meter = StepMeter(trainer.strategy.root_device)
+        for r in (self.train_r, self.eval_r):
+            if r is not None:
+                check_r(r, model.depth)
+        rank_zero_info(self.describe(as_finetune(pl_module), stage))
+
+    def describe(self, module: FineTune, stage: str) -> str:
+        """The token table of this stage: what enters each block and what was clamped."""
+        model = module.model
+        r = self._target(model.r) if stage == "fit" else self._evaluated(model.r)
+        model.r, own = r, model.r
+        plan = model.plan()
+        model.r = own
+        counts = token_counts(plan, model.num_tokens)
+        lines = [
+            f"Token Merging for {stage}: r={r}, prop_attn={model.prop_attn}, "
+            f"pooling {model.vit.global_pool!r}",
+            f"  tokens {' '.join(map(str, counts))}",
+        ]
+        requested = requested_plan(r, model.depth)
+        clamped = [i for i, r in enumerate(plan) if requested and r < requested[i]]
+        if clamped:
+            lines.append(
+                f"  blocks {', '.join(map(str, clamped))} merge less than asked: "
+                "at most half of a block's patch tokens can merge"
+            )
+        if not any(plan):
+            lines.append("  r is 0 in every block: nothing merges, this is the dense model")
+        return "\n".join(lines)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.meter.pause()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        module = as_finetune(pl_module)
+        module.model.r = self.schedule.at(
+            module.progress(), self._target(self.final_r), module.model.depth, trainer.global_step
+        )
+        self.meter.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        model = as_finetune(pl_module).model
+        plan = model.plan()
+        self.meter.stop(plan, len(batch[0]))
+        if self.compare_dense:
+            self._last_batch = batch
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log(pl_module, plan, model.num_tokens)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.meter.pause()
+        as_finetune(pl_module).model.r = self._evaluated(self.final_r)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.meter.pause()
+        as_finetune(pl_module).model.r = self.final_r
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = as_finetune(pl_module)
+        module.model.r = self._target(self.final_r)
+        if self.compare_dense and self._last_batch is not None and any(module.model.plan()):
+            self.dense_against_merged = self._time_dense_against_merged(trainer, module)
+        module.model.r = self.final_r
+        self._last_batch = None
+        rank_zero_info(self.report(module, trainer.strategy.root_device))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        as_finetune(
+            pl_module
+        ).model.r = self.final_r  # a checkpoint saved now evaluates at its own r
+
+    def summary(self, module: FineTune, device: torch.device) -> dict[str, Any]:
+        """What ``summary.json`` says of speed; medians over the recent steps of the most used r."""
+        rows = self.meter.read()
+        step_ms = data_ms = None
+        if rows:
+            most_used = max(rows, key=lambda plan: rows[plan].steps)
+            step_ms = self.meter.median(most_used, "step_ms")
+            data_ms = self.meter.median(most_used, "data_ms")
+        return {
+            "r": module.model.r,
+            "plan": list(module.model.plan()),
+            "step_ms": step_ms,
+            "data_ms": data_ms,
+            "peak_mem_mib": peak_memory_mib(device),
+            "limited_by": limiting_words(step_ms, data_ms) if rows else None,
+            "dense_against_merged": self.dense_against_merged,
+        }
+
+    def report(self, module: FineTune, device: torch.device) -> str:
+        """The table at the end of fit: one row for each r that was trained at."""
+        lines = ["r (mean)  tokens out  steps  step ms  data ms  samples/s"]
+        for plan, row in self.meter.read().items():
+            values = [self.meter.median(plan, name) for name in ("step_ms", "data_ms", "per_s")]
+            cells = "  ".join(
+                f"{value:>7.1f}" if value is not None else "      -" for value in values
+            )
+            tokens = module.model.num_tokens - sum(plan)
+            lines.append(f"{_mean(plan):>8.2f}  {tokens:>10}  {row.steps:>5}  {cells}")
+        summary = self.summary(module, device)
+        kind = "CUDA memory" if torch.device(device).type == "cuda" else "resident memory"
+        lines.append(
+            f"peak {kind} {summary['peak_mem_mib']:.0f} MiB; limited by {summary['limited_by']}"
+        )
+        if self.dense_against_merged:
+            d = self.dense_against_merged
+            lines.append(
+                f"forward + backward, {d['batch']:.0f} samples, interleaved, median of "
+                f"{d['rounds']:.0f}: dense {d['dense_ms']:.1f} ms, merged {d['merged_ms']:.1f} ms "
+                f"= {d['speedup']:.2f}x"
+            )
+        return "\n".join(lines)
+
+    def _target(self, own: R) -> R:
+        return own if self.train_r is None else self.train_r
+
+    def _evaluated(self, own: R) -> R:
+        return own if self.eval_r is None else self.eval_r
+
+    def _log(self, pl_module: LightningModule, plan: tuple[int, ...], num_tokens: int) -> None:
+        names = {"step_ms": "step_ms", "data_ms": "data_ms", "per_s": "samples_per_s"}
+        figures = {f"tome/{to}": self.meter.median(plan, name) for name, to in names.items()}
+        known = {name: value for name, value in figures.items() if value is not None}
+        shown = known.pop("tome/samples_per_s", None)
+        pl_module.log("tome/r", _mean(plan), prog_bar=True)
+        if shown is not None:
+            pl_module.log("tome/samples_per_s", shown, prog_bar=True)
+        known["tome/tokens_out"] = num_tokens - sum(plan)
+        known["tome/peak_mem_mib"] = peak_memory_mib(pl_module.device)
+        pl_module.log_dict(known)
+
+    def _time_dense_against_merged(self, trainer: Trainer, module: FineTune) -> dict[str, float]:
+        """Time dense and merged steps in turn, on the same batch; gradients are thrown away."""
+        x, y, _ = self._last_batch
+        merged = module.model.r
+        times: dict[str, list[float]] = {"dense": [], "merged": []}
+        module.train()
+        with torch.enable_grad():
+            for _ in range(self.compare_dense + 1):
+                for name, r in (("dense", 0), ("merged", merged)):
+                    module.model.r = r
+                    times[name].append(_timed_step(trainer, module, x, y))
+        module.model.r = merged
+        dense, fast = (statistics.median(values[1:]) for values in times.values())  # 1st: warm-up
+        return {
+            "dense_ms": dense,
+            "merged_ms": fast,
+            "speedup": dense / fast,
+            "rounds": float(self.compare_dense),
+            "batch": float(len(x)),
+        }
+
+
+def _timed_step(trainer: Trainer, module: FineTune, x: torch.Tensor, y: torch.Tensor) -> float:
+    cuda = module.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(module.device)
+    start = time.perf_counter()
+    with trainer.precision_plugin.forward_context():
+        loss = module.loss(x, y)
+    loss.backward()
+    if cuda:
+        torch.cuda.synchronize(module.device)
+    elapsed = 1000 * (time.perf_counter() - start)
+    module.zero_grad(set_to_none=True)
+    return elapsed
+
+
+def _mean(plan: tuple[int, ...]) -> float:
+    return sum(plan) / max(len(plan), 1)
+
+
+def as_finetune(pl_module: LightningModule) -> FineTune:
+    from tome_lightning.finetune import FineTune
+
+    if not isinstance(pl_module, FineTune):
+        raise TypeError(f"ToMeCallback drives a FineTune module, got {type(pl_module).__name__}.")
+    return pl_module

@@ -1,0 +1,240 @@
+"""``python -m tome_lightning {fit,validate,test,predict}``: Lightning's CLI, with recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import timm
+import torch
+import torchmetrics
+import torchvision
+import yaml
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from timm.models.vision_transformer import VisionTransformer
+
+import checkpoints
+import datamodules
+import recipes
+from tome_lightning import __version__
+from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments
+from tome_lightning.callbacks import ToMeCallback
+from tome_lightning.finetune import FineTune, FineTuneError
+from tome_lightning.inputs import Input, InputError
+from tome_lightning.resume import checkpoint_config, describe_taken
+from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
+from tome_lightning.tasks import Task, TaskError
+from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
+
+USER_ERRORS = (
+    checkpoints.CheckpointError,
+    datamodules.DataError,
+    recipes.RecipeError,
+    FineTuneError,
+    InputError,
+    MisconfigurationException,
+    PlanError,
+    TaskError,
+    UnsupportedModelError,
+    UsageError,
+)
+VERSIONS = {
+    "tome_lightning": __version__,
+    **{m.__name__: m.__version__ for m in (lightning, timm, torch, torchmetrics, torchvision)},
+}
+
+
+class ToMeCLI(LightningCLI):
+    """LightningCLI with a run directory, the ToMe callback and checkpoints that never overrule.
+
+    Precedence, later wins: checkpoint (``--ckpt_path``), recipes in their order, command line.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        verb, *rest = argv
+        arguments = read_arguments(rest)
+        self.recipe = arguments.recipe
+        self.ckpt_path = arguments.ckpt_path
+        self.from_checkpoint: dict[str, Any] = {}
+        first: list[str] = []
+        with contextlib.ExitStack() as stack:
+            if arguments.ckpt_path is not None:
+                saved = checkpoint_config(arguments.ckpt_path)
+                self.recipe = self.recipe or saved.recipe
+                self.from_checkpoint = saved.config
+                path = stack.enter_context(_yaml_file(saved.config))
+                first = ["--config", path]
+            self.words = rest
+            super().__init__(
+                FineTune,
+                LightningDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"exit_on_error": False}
+                | {verb: {"exit_on_error": False} for verb in self.subcommands()},
+                args=[verb, *first, *arguments.argv],
+            )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        header = [f"{name}=={version}" for name, version in VERSIONS.items()]
+        return super().init_parser(dump_header=header, **kwargs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # weights_only: always True, see _prepare_subcommand_kwargs
+        return {
+            verb: {*skipped, "weights_only"} for verb, skipped in LightningCLI.subcommands().items()
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(ToMeCallback, "tome")
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Where the run is kept; by default runs/<recipe>/<n>, a new n each time.",
+        )
+        parser.add_argument(
+            "--recipe",
+            type=str | None,
+            default=None,
+            help="A recipe's name or a YAML file; may be given several times, later wins.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            verb = self._subcommand_parsers[args[0]]
+            known = {
+                option.removeprefix("--")
+                for action in verb._actions
+                for option in action.option_strings
+            }
+            known |= _nested_options()
+            raise UsageError(explain_parse_error(str(error), known)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the checkpoint's values were parsed first, so that all others overrule them."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if self.from_checkpoint:
+            print(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
+        resuming = self.subcommand == "fit" and self.ckpt_path is not None
+        self.run_dir = make_run_dir(config.run_dir, self.recipe, resuming)
+        config.run_dir = None  # a new run made from config.yaml gets a directory of its own
+        self.config_yaml = self._parser(self.subcommand).dump(config, skip_none=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer_config = self._get(self.config_init, "trainer")
+        tome = self._get(self.config_init, "tome")
+        extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome)]
+        if self.subcommand == "fit" and trainer_config["enable_checkpointing"] is not False:
+            extra.append(
+                ModelCheckpoint(
+                    dirpath=self.run_dir / "checkpoints",
+                    filename="best",
+                    monitor=f"val/{self.model.task.monitor}",
+                    mode="max",
+                    save_last=True,
+                    enable_version_counter=False,
+                )
+            )
+        if trainer_config["logger"] in (None, True):
+            kwargs["logger"] = (
+                TensorBoardLogger(self.run_dir, name="", version="")
+                if self.subcommand == "fit"
+                else False
+            )
+        if trainer_config["enable_progress_bar"] is not False:
+            # Refreshing reads the loss, which waits for the device: not at every step.
+            extra.append(TQDMProgressBar(refresh_rate=10))
+        if trainer_config["enable_model_summary"] is None:
+            trainer_config["enable_model_summary"] = False  # FineTune prints what matters
+        trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
+        self.model.run_config = {
+            "recipe": self.recipe,
+            "data": yaml.safe_load(self.config_yaml)["data"],
+        }
+        try:
+            return super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
+        except MisconfigurationException as error:
+            if not torch.cuda.is_available() and trainer_config["accelerator"] in ("gpu", "cuda"):
+                raise UsageError(
+                    f"trainer.accelerator is {trainer_config['accelerator']!r}, but torch "
+                    f"{torch.__version__} sees no CUDA device. Use --trainer.accelerator cpu or auto."
+                ) from error
+            raise
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+
+def main(argv: list[str]) -> int:
+    """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
+    os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
+    _silence()
+    try:
+        ToMeCLI(argv)
+    except USER_ERRORS as error:
+        _remove_if_empty(os.environ.get(RUN_DIR_VARIABLE))
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _silence() -> None:
+    """Leave out what says nothing to the user: advertisements and warnings of our libraries' own."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+
+
+@contextlib.contextmanager
+def _yaml_file(config: dict[str, Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "checkpoint.yaml")
+        path.write_text(yaml.safe_dump(config))
+        yield str(path)
+
+
+def _nested_options() -> set[str]:
+    """``data.root`` and so on: options of a class that the recipe chooses are no parser actions."""
+    groups = {
+        "data": (datamodules.ImageNet, datamodules.Digits),
+        "model.input": Input.__subclasses__(),
+        "model.task": Task.__subclasses__(),
+        "model.vit": (VisionTransformer,),
+        "tome.schedule": (RSchedule,),
+    }
+    return {
+        f"{group}.{name}"
+        for group, classes in groups.items()
+        for cls in classes
+        for name in inspect.signature(cls).parameters
+    }
+
+
+def _remove_if_empty(directory: str | None) -> None:
+    if directory:
+        with contextlib.suppress(OSError):
+            Path(directory).rmdir()

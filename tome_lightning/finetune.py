@@ -1,0 +1,321 @@
+"""Fine-tuning a ViT with Token Merging: the one LightningModule, whatever the modality."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+import checkpoints
+from tome_lightning.inputs import Input
+from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
+from tome_lightning.tasks import Task
+from tome_lightning.tome import patch
+
+REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
+
+Part = TypeVar("Part", Input, Task)
+
+
+class FineTuneError(ValueError):
+    """A run that cannot be meant: one line, what, got, why and the way out."""
+
+
+class FineTune(LightningModule):
+    """Fine-tune a ViT whose tokens merge, from MAE (or other) weights.
+
+    Args:
+        input: What the model reads.
+        task: What it learns.
+        vit: Further arguments of timm's VisionTransformer, e.g. ``embed_dim``, ``depth``,
+            ``drop_path_rate``. Without ``global_pool`` the checkpoint's family decides.
+        checkpoint: Weights to start from: a name in ``checkpoints.SOURCES``, a timm tag such as
+            ``vit_base_patch16_224.mae``, or a file; ``null`` starts from random weights.
+        r: Tokens merged per block: a number, a list, ``{r: 16, inflection: -1.0}`` or
+            ``{keep: 0.9}``. 0 is the dense model.
+        prop_attn: Whether attention counts merged tokens by their size; without a value the
+            checkpoint's family decides.
+        base_lr: Learning rate per 256 samples; multiplied by the effective batch / 256.
+        lr: Peak learning rate as it is, instead of ``base_lr``.
+        min_lr: Learning rate at the end of the cosine; not scaled by the batch.
+        warmup_epochs: Length of the linear warm-up.
+        weight_decay: Of matrices; biases, norms, positions and prefix tokens have none.
+        layer_decay: Learning rate of each layer relative to the next one; 1 switches it off.
+        betas: Of AdamW.
+        head_init_std: The head's weights start with this standard deviation, its biases at 0.
+        freeze: ``backbone`` trains only the head and the norm before it (linear probe).
+        grad_checkpointing: Recompute each block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        input: Input,
+        task: Task,
+        vit: dict[str, Any] | None = None,
+        checkpoint: str | None = None,
+        r: int | list[int] | dict[str, float] = 0,
+        prop_attn: bool | None = None,
+        base_lr: float = 1e-3,
+        lr: float | None = None,
+        min_lr: float = 1e-6,
+        warmup_epochs: float = 5,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        betas: tuple[float, float] = (0.9, 0.999),
+        head_init_std: float = 2e-5,
+        freeze: Literal["none", "backbone"] = "none",
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.input = _rebuild(input, Input)
+        self.task = _rebuild(task, Task)
+        self.checkpoint = checkpoint
+        self.base_lr = base_lr
+        self.lr = lr
+        self.min_lr = min_lr
+        self.warmup_epochs = warmup_epochs
+        self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
+        self.betas = betas
+        self.head_init_std = head_init_std
+        self.frozen = freeze
+
+        vit = dict(vit or {})
+        family = None
+        if checkpoint is not None and (prop_attn is None or "global_pool" not in vit):
+            family = checkpoints.identify(checkpoint).family
+        if prop_attn is None:
+            prop_attn = checkpoints.PROP_ATTN[family] if family else False
+        if self.input.chooses_pool:
+            vit.setdefault("global_pool", checkpoints.POOLING[family] if family else "avg")
+        self.model = patch(
+            self.input.build(num_classes=self.task.num_classes, **vit), r=r, prop_attn=prop_attn
+        )
+        self.model.set_grad_checkpointing(grad_checkpointing)
+        self._freeze()
+        metrics = self.task.metrics()
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+        self.family = family
+        self.run_config: dict[str, Any] = {}  # recipe and data of the run, for its checkpoints
+        self.class_names: list[str] | None = None
+        self.load_report: checkpoints.LoadReport | None = None
+        self._has_weights = False
+        # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
+        # record of hyper-parameters would lose which Input and which Task this is.
+        self.save_hyperparameters(
+            {
+                "input": _plain(self.input),
+                "task": _plain(self.task),
+                "vit": vit,
+                "checkpoint": checkpoint,
+                "r": r,
+                "prop_attn": prop_attn,
+                "base_lr": base_lr,
+                "lr": lr,
+                "min_lr": min_lr,
+                "warmup_epochs": warmup_epochs,
+                "weight_decay": weight_decay,
+                "layer_decay": layer_decay,
+                "betas": list(betas),
+                "head_init_std": head_init_std,
+                "freeze": freeze,
+                "grad_checkpointing": grad_checkpointing,
+            },
+            logger=False,
+        )
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The stock timm model: its ``state_dict()`` loads strictly into a fresh one."""
+        return self.model.vit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of samples ``[B, *input.shape]``."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Training loss of one batch, mixing included."""
+        x, target = self.task.mix(x, y)
+        return self.task.loss(self.model(x), target)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y, _ = batch
+        loss = self.loss(x, y)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics, "test")
+
+    def predict_step(
+        self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int
+    ) -> dict[str, Tensor]:
+        """Sample ids ``[B]`` and scores ``[B, K]``, views averaged."""
+        x, _, ids = batch
+        return {"id": ids, "scores": self._scores(x)}
+
+    def _scores(self, x: Tensor) -> Tensor:
+        logits = self.model(x.flatten(0, 1))
+        return self.task.average_views(logits.unflatten(0, x.shape[:2]))
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: Any, stage: str) -> None:
+        x, y, _ = batch
+        scores = self._scores(x)
+        metrics.update(scores, y)
+        self.log(f"{stage}/loss", self.task.eval_loss(scores, y), batch_size=len(y), sync_dist=True)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(y))
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and hasattr(data, "num_classes"):
+            if self.class_names is None:
+                self.class_names = list(data.class_names)
+            self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
+        if self._has_weights:
+            return
+        self._has_weights = True
+        if self.trainer.ckpt_path is not None:
+            return  # Lightning restores everything from there
+        if self.checkpoint is not None:
+            self.load_report = checkpoints.load(self.vit, self.checkpoint, head=stage != "fit")
+            rank_zero_info(str(self.load_report))
+            if stage != "fit" and any(name.startswith("head") for name in self.load_report.new):
+                raise FineTuneError(
+                    f"{self.checkpoint} has no head for {self.task.num_classes} classes, so {stage} "
+                    "would measure random outputs. Fine-tune it first, or give a fine-tuned file "
+                    "(--model.checkpoint) or a run's checkpoint (--ckpt_path)."
+                )
+        elif stage != "fit":
+            rank_zero_info(
+                f"{stage} measures random weights: neither --model.checkpoint nor --ckpt_path is given."
+            )
+        if stage == "fit":
+            self._init_head()
+
+    def _init_head(self) -> None:
+        # A new head for every fine-tuning, also from a fine-tuned file, as MAE does.
+        for head in (self.vit.head, getattr(self.vit, "head_dist", None)):
+            if isinstance(head, nn.Linear):
+                nn.init.trunc_normal_(head.weight, std=self.head_init_std)
+                nn.init.zeros_(head.bias)
+
+    def _freeze(self) -> None:
+        if self.frozen != "backbone":
+            return
+        # fc_norm is new weights in an average-pooled MAE model: frozen, it would stay untrained.
+        trained = ("head.", "head_dist.", "fc_norm.")
+        for name, parameter in self.vit.named_parameters():
+            parameter.requires_grad = name.startswith(trained)
+
+    def effective_batch(self) -> int:
+        """Samples per optimizer step: batch x repeats x accumulation x processes."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "batch_size"):
+            raise FineTuneError(
+                "base_lr is scaled by the effective batch, which needs a datamodule with batch_size. "
+                "Pass one to fit(), or give lr= instead."
+            )
+        per_process = data.batch_size * getattr(data, "repeat_aug", 1)
+        return int(per_process * self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def peak_lr(self) -> float:
+        """The learning rate at the end of warm-up, before layer decay."""
+        if self.lr is not None:
+            return self.lr
+        return self.base_lr * self.effective_batch() / REFERENCE_BATCH
+
+    def configure_optimizers(self) -> Any:
+        peak = self.peak_lr()
+        rank_zero_info(self._describe_optimization(peak))
+        groups = layer_decay_groups(self.vit, peak, self.weight_decay, self.layer_decay)
+        optimizer = torch.optim.AdamW(groups, lr=peak, betas=self.betas)
+        scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step, peak))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def _describe_optimization(self, peak: float) -> str:
+        parameters = list(self.vit.named_parameters())
+        total = sum(p.numel() for _, p in parameters)
+        trained = sum(p.numel() for _, p in parameters if p.requires_grad)
+        lines = [f"ViT: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"]
+        if trained < total:
+            names = ", ".join(name for name, p in parameters if p.requires_grad)
+            lines.append(f"  trained: {names}")
+        if self.lr is not None:
+            return "\n".join([*lines, f"Learning rate {peak:g} (model.lr, whatever the batch)"])
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        factors = [
+            f"{data.batch_size} a process",
+            *([f"{data.repeat_aug} repeats"] if hasattr(data, "repeat_aug") else []),
+            f"{self.trainer.world_size} processes",
+            f"{self.trainer.accumulate_grad_batches} accumulated",
+        ]
+        lines.append(
+            f"Learning rate {peak:g} = {self.base_lr:g} x {self.effective_batch()} / "
+            f"{REFERENCE_BATCH}; effective batch {self.effective_batch()} = {' x '.join(factors)}"
+        )
+        return "\n".join(lines)
+
+    def _lr_factor(self, step: int, peak: float) -> float:
+        # Step 0 needs no loader: the trainer's estimated_stepping_batches would build one here, and
+        # drop the position a resumed loader had.
+        epoch = self._epoch(step) if step else 0.0
+        total = self.trainer.max_epochs or -1
+        epochs = total if total > 0 else self._epoch(self.trainer.max_steps) if step else 1.0
+        return lr_at(epoch, peak, self.min_lr, self.warmup_epochs, epochs) / peak
+
+    def _epoch(self, step: int) -> float:
+        batches = int(self.trainer.num_training_batches)
+        return epoch_of_step(step, batches, self.trainer.accumulate_grad_batches)
+
+    def progress(self) -> float:
+        """Share of the optimizer steps of this run that are done, 0 to 1."""
+        batches = int(self.trainer.num_training_batches)
+        steps_per_epoch = -(-batches // self.trainer.accumulate_grad_batches)
+        limits = [self.trainer.max_steps] if self.trainer.max_steps > 0 else []
+        epochs = self.trainer.max_epochs or -1
+        if epochs > 0:
+            limits.append(epochs * steps_per_epoch)
+        return min(1.0, self.trainer.global_step / min(limits)) if limits else 0.0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tome_lightning"] = {
+            "family": self.family or "timm",
+            "class_names": self.class_names,
+            **self.run_config,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.class_names = checkpoint.get("tome_lightning", {}).get("class_names")
+
+
+def _plain(part: Input | Task) -> dict[str, Any]:
+    kind = type(part)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": asdict(part)}
+
+
+def _rebuild(part: Any, base: type[Part]) -> Part:
+    """The object that ``_plain`` described; only subclasses already imported are made."""
+    if isinstance(part, base):
+        return part
+    for kind in base.__subclasses__():
+        if part["class_path"] == f"{kind.__module__}.{kind.__qualname__}":
+            return kind(**part["init_args"])
+    raise FineTuneError(
+        f"The checkpoint names {part['class_path']}, which is no known {base.__name__}. "
+        "Import the module that defines it first."
+    )

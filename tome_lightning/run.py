@@ -1,0 +1,184 @@
+"""The directory of a run: its config, its metrics, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from tome_lightning.arguments import UsageError
+from tome_lightning.callbacks import ToMeCallback, as_finetune
+
+# Set for the processes that Lightning starts on this machine, so that all name the same directory.
+RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes (rank 0), before any strategy is set up."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def make_run_dir(given: str | None, recipe: str | None, resuming: bool) -> Path:
+    """Create and return the directory of this run: as given, else ``runs/<recipe>/<n>``, a new n.
+
+    Raises:
+        UsageError: If the directory named by the user holds something and no run is resumed, or if
+            it cannot be written.
+    """
+    if RUN_DIR_VARIABLE in os.environ and not is_first_process():
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    try:
+        path = _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError("no permission to write into it")
+    except OSError as error:
+        place = given or "runs"
+        raise UsageError(
+            f"The run directory {place} cannot be written: {error.strerror or error}. "
+            "Choose another with --run_dir."
+        ) from error
+    os.environ[RUN_DIR_VARIABLE] = str(path)
+    return path
+
+
+def _named(path: Path, resuming: bool) -> Path:
+    if path.is_dir() and any(path.iterdir()) and not resuming:
+        raise UsageError(
+            f"The run directory {path} is not empty. Name another with --run_dir, leave it out for a "
+            "new runs/<recipe>/<n>, or resume with --ckpt_path."
+        )
+    if is_first_process():
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _numbered(parent: Path) -> Path:
+    taken = [int(child.name) for child in parent.glob("[0-9]*") if child.name.isdigit()]
+    number = max(taken, default=-1) + 1
+    if not is_first_process():
+        return parent / str(number)
+    while True:
+        try:
+            (parent / str(number)).mkdir(parents=True)
+            return parent / str(number)
+        except FileExistsError:  # another run took it in the meantime
+            number += 1
+
+
+class RunRecord(Callback):
+    """Writes ``config.yaml`` when a run starts and ``summary.json`` when it ends, however it ends.
+
+    Args:
+        directory: The run directory.
+        config: The resolved config as YAML.
+        recipe: Name of the recipe.
+        tome: The callback that measures speed.
+    """
+
+    def __init__(
+        self, directory: Path, config: str, recipe: str | None, tome: ToMeCallback
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        self.recipe = recipe
+        self.tome = tome
+        self.metrics: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._config_path().write_text(self.config)
+        rank_zero_info(f"Run directory: {self.directory}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        found = _metrics_of(trainer, "val")
+        monitor = as_finetune(pl_module).task.monitor
+        if found.get(monitor, -math.inf) >= self.metrics.get(monitor, -math.inf):
+            self.metrics = found  # those of best.ckpt
+        if not trainer.training and trainer.state.fn == "validate":
+            self._finish(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metrics = _metrics_of(trainer, "test")
+        self._finish(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if (
+            trainer.state.fn != "fit"
+            or not trainer.global_step
+            or getattr(trainer, "fast_dev_run", False)
+        ):
+            return
+        if trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt):
+            last = self.directory / "checkpoints" / "last.ckpt"
+            trainer.save_checkpoint(last)
+            rank_zero_info(
+                f"Stopped at step {trainer.global_step}. Saved {last}: go on with fit --ckpt_path {last}"
+            )
+        self._write_summary(trainer, pl_module)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        summary = self._write_summary(trainer, pl_module)
+        figures = ", ".join(f"{name} {value:.2%}" for name, value in summary["metrics"].items())
+        rank_zero_info(f"{figures or 'no metrics'}; r={summary['r']}; see {self.directory}")
+        if trainer.state.fn == "fit" and summary["checkpoint"]:
+            rank_zero_info(
+                f"Test it: python -m tome_lightning test --ckpt_path {summary['checkpoint']}"
+            )
+
+    def _write_summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        summary = {
+            "recipe": self.recipe,
+            "metrics": self.metrics,
+            **self.tome.summary(as_finetune(pl_module), trainer.strategy.root_device),
+            "checkpoint": self._checkpoint(trainer),
+        }
+        if trainer.is_global_zero:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def _checkpoint(self, trainer: Trainer) -> str | None:
+        if trainer.state.fn != "fit":
+            return str(trainer.ckpt_path) if trainer.ckpt_path else None
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                path = callback.best_model_path or callback.last_model_path
+                return str(path) if path else None
+        return None
+
+    def _config_path(self) -> Path:
+        path, number = self.directory / "config.yaml", 0
+        while path.exists():  # resumed in the same directory
+            number += 1
+            path = self.directory / f"config.resume-{number}.yaml"
+        return path
+
+    on_test_start = on_predict_start = on_fit_start
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self.on_fit_start(trainer, pl_module)
+
+
+def _metrics_of(trainer: Trainer, stage: str) -> dict[str, float]:
+    prefix = f"{stage}/"
+    return {
+        name.removeprefix(prefix): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefix) and not name.endswith("/loss")
+    }

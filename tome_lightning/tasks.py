@@ -1,0 +1,133 @@
+"""What a model learns: the loss, the metrics and the mixing of samples that goes with them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class TaskError(ValueError):
+    """A task and its data do not fit: one line, what, got, why and the way out."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """How logits are trained and judged. Subclasses are small frozen dataclasses.
+
+    Attributes:
+        num_classes: Width of the head.
+        monitor: The metric that decides which checkpoint is the best one; higher is better.
+    """
+
+    num_classes: int
+    monitor: ClassVar[str]
+
+    @abstractmethod
+    def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the samples of a training batch; returns inputs and soft (or hard) targets."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Training loss of logits ``[B, K]`` against what ``mix`` returned."""
+
+    @abstractmethod
+    def eval_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Loss of evaluation logits ``[B, K]`` against labels as the data gives them."""
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics, updated with scores ``[B, K]`` and labels; fractions, not per cent."""
+
+    @abstractmethod
+    def average_views(self, logits: Tensor) -> Tensor:
+        """Scores ``[B, K]`` of samples seen in V views, from logits ``[B, V, K]``."""
+
+    def check(self, num_classes: int, batch_size: int) -> None:
+        """Refuse data that this task cannot be trained on.
+
+        Raises:
+            TaskError: If the head has another number of classes than the data.
+        """
+        if num_classes != self.num_classes:
+            raise TaskError(
+                f"The data has {num_classes} classes but the head has {self.num_classes} "
+                f"(model.task.num_classes). Pass --model.task.num_classes {num_classes}."
+            )
+
+
+@dataclass(frozen=True)
+class SingleLabel(Task):
+    """One class a sample: cross-entropy, top-1 and top-5 accuracy.
+
+    Args:
+        num_classes: Width of the head.
+        mixup: Alpha of mixup's Beta distribution; 0 switches it off.
+        cutmix: Alpha of cutmix's; 0 switches it off.
+        mix_prob: Share of batches that are mixed at all.
+        switch_prob: Share of those that take cutmix, where both are on.
+        smoothing: Label smoothing, folded into the mixed targets: ``s / K`` off, ``1 - s + s / K`` on.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    switch_prob: float = 0.5
+    smoothing: float = 0.0
+
+    monitor: ClassVar[str] = "top1"
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check(self, num_classes: int, batch_size: int) -> None:
+        super().check(num_classes, batch_size)
+        if self.mixes and batch_size % 2:
+            raise TaskError(
+                f"Mixup and cutmix pair the samples of a batch, so its size must be even, got "
+                f"data.batch_size={batch_size}. Use {batch_size + 1}, or set mixup and cutmix to 0."
+            )
+
+    def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.mixes:
+            return x, y
+        mixup = Mixup(
+            mixup_alpha=self.mixup,
+            cutmix_alpha=self.cutmix,
+            prob=self.mix_prob,
+            switch_prob=self.switch_prob,
+            label_smoothing=self.smoothing,
+            num_classes=self.num_classes,
+        )
+        mixed: tuple[Tensor, Tensor] = mixup(x, y)
+        return mixed
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        smoothing = 0.0 if target.is_floating_point() else self.smoothing
+        return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+
+    def eval_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), y)
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection(
+            {
+                f"top{k}": MulticlassAccuracy(
+                    self.num_classes, top_k=min(k, self.num_classes), average="micro"
+                )
+                for k in (1, 5)
+            }
+        )
+
+    def average_views(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        return torch.softmax(logits.float(), dim=-1).mean(dim=1)

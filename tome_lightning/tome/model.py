@@ -1,0 +1,257 @@
+"""ToMe on a timm ViT: ``patch(vit, r=...)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models._features import feature_take_indices
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tome_lightning.tome.block import merging_block, size_bias
+from tome_lightning.tome.merge import restore_order
+from tome_lightning.tome.plan import R, check_r, layer_plan
+from tome_lightning.tome.state import TokenState
+from tome_lightning.tome.support import UnsupportedModelError, check_supported
+
+
+def patch(
+    vit: VisionTransformer, *, r: R = 0, prop_attn: bool = False, trace_source: bool = False
+) -> ToMeViT:
+    """Merge tokens in a timm ViT.
+
+    The ViT itself is not changed: the returned model walks its blocks and shares its parameters,
+    so ``model.vit`` stays a stock timm model that can be saved, exported and used without merging.
+
+    Args:
+        vit: Any timm VisionTransformer of plain pre-norm blocks (AugReg, DeiT, DeiT-3, distilled,
+            CLIP, SigLIP, DINOv2, MAE, ...).
+        r: Tokens merged per block: an int; a list, one entry a block; ``{"r": 16, "inflection":
+            -1.0}``, linear over depth; ``{"keep": 0.9}``, the share of its patch tokens that each
+            block keeps. 0 merges nothing and equals the ViT bit for bit.
+        prop_attn: Proportional attention: merged tokens weigh as many times as they have patches.
+            Supervised models used off the shelf, and models trained with it, want True;
+            MAE models fine-tuned without ToMe want False (ToMe, table 1f).
+        trace_source: Keep track of which token each patch ended in (``TokenState.source``).
+
+    Returns:
+        A model with the interface of a timm ViT: ``model(x)`` gives logits.
+
+    Raises:
+        UnsupportedModelError: If the model cannot be merged correctly; says which part and why.
+        PlanError: If r is not valid for the model's depth.
+    """
+    return ToMeViT(vit, r=r, prop_attn=prop_attn, trace_source=trace_source)
+
+
+class ToMeViT(nn.Module):
+    """A timm ViT whose blocks merge tokens; see ``patch``.
+
+    Attributes:
+        vit: The stock timm model; its ``state_dict()`` has timm's keys.
+        r: Tokens merged per block; may be set at any time.
+        prop_attn: Whether attention is proportional to token size.
+        trace_source: Whether ``forward_state`` returns the source of each token.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        r: R = 0,
+        prop_attn: bool = False,
+        trace_source: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(vit, ToMeViT):
+            raise UnsupportedModelError(
+                "patch() got a model that already merges tokens. Set model.r, or patch model.vit."
+            )
+        check_supported(vit)
+        self.vit = vit
+        self.r = r
+        self.prop_attn = prop_attn
+        self.trace_source = trace_source
+
+    @property
+    def r(self) -> R:
+        return self._r
+
+    @r.setter
+    def r(self, value: R) -> None:
+        self._r = check_r(value, self.depth)
+
+    @property
+    def depth(self) -> int:
+        return len(self.vit.blocks)
+
+    @property
+    def num_prefix(self) -> int:
+        """Class, distillation and register tokens: they come first and never merge."""
+        return int(self.vit.num_prefix_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image of the model's own size, prefix tokens included."""
+        return int(self.vit.patch_embed.num_patches) + self.num_prefix
+
+    def plan(self, num_tokens: int | None = None) -> tuple[int, ...]:
+        """Tokens each block really merges, after the clamp, for an input of that many tokens.
+
+        Args:
+            num_tokens: Tokens that enter the first block, prefix tokens included; by default those
+                of an image of the model's own size.
+        """
+        return layer_plan(self.r, self.depth, num_tokens or self.num_tokens, self.num_prefix)
+
+    def extra_repr(self) -> str:
+        return f"r={self.r}, prop_attn={self.prop_attn}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, ``[B, num_classes]``, of images ``[B, C, H, W]``."""
+        state = self._run_blocks(x, trace=False)
+        return self._head(self.vit.norm(state.x), state.size)
+
+    def forward_state(self, x: Tensor) -> TokenState:
+        """The tokens after the last block, before the final norm, with their sizes and sources."""
+        state = self._run_blocks(x, trace=self.trace_source)
+        return state._replace(size=_sizes(state))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The merged tokens after the final norm, ``[B, N, C]``; N is N0 minus what was merged.
+
+        Average and attention pooling weigh tokens by size, which the tokens alone do not tell. The
+        returned tensor therefore carries it as an attribute, ``token_size``, for ``forward_head``.
+        """
+        state = self._run_blocks(x, trace=False)
+        features: Tensor = self.vit.norm(state.x)
+        features.token_size = state.size  # type: ignore[attr-defined]
+        return features
+
+    def forward_head(
+        self, x: Tensor, pre_logits: bool = False, *, size: Tensor | None = None
+    ) -> Tensor:
+        """Pool tokens and classify them.
+
+        Args:
+            x: Tokens after the final norm, ``[B, N, C]``, from ``forward_features``.
+            pre_logits: Return the pooled features instead of logits.
+            size: Patches per token, ``[B, N, 1]``; by default what ``forward_features`` attached.
+
+        Raises:
+            ValueError: If the pooling needs sizes, tokens have merged, and none are known.
+        """
+        if size is None:
+            if not hasattr(x, "token_size") and any(self.plan()) and self._pool_needs_size():
+                raise ValueError(
+                    f"forward_head() pools by {self.vit.global_pool!r}, which weighs merged tokens "
+                    "by size, and these tokens carry none. Pass size= (forward_state() has it), or "
+                    "the tensor that forward_features() returned, unchanged."
+                )
+            size = getattr(x, "token_size", None)
+        return self._head(x, size, pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        unmerge: bool | None = None,
+    ) -> Any:
+        """Features after chosen blocks, as timm's method of that name.
+
+        Args:
+            x: Images, ``[B, C, H, W]``.
+            indices: The last n blocks (int), these blocks (sequence) or all (None).
+            return_prefix_tokens: Return pairs of patch tokens and prefix tokens.
+            norm: Apply the final norm to them.
+            stop_early: Do not run the blocks after the last one asked for.
+            output_fmt: ``NCHW``, a grid, or ``NLC``, tokens.
+            intermediates_only: Return only the list of intermediates.
+            unmerge: Spread merged tokens back over the patches they stand for. By default done
+                where a grid is asked for, which needs it; tokens stay merged.
+
+        Returns:
+            The intermediates, or ``(final, intermediates)`` where final holds the merged tokens
+            after the final norm.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt is 'NCHW' or 'NLC', got {output_fmt!r}.")
+        as_grid = output_fmt == "NCHW"
+        if as_grid and unmerge is False:
+            raise ValueError("A grid (NCHW) needs unmerged tokens. Use output_fmt='NLC'.")
+        unmerge = as_grid if unmerge is None else unmerge
+        take, last = feature_take_indices(self.depth, indices)
+        state, taken = self._embed(x, trace=unmerge), []
+        plan = self.plan(state.x.shape[1])
+        for i, r in enumerate(plan[: last + 1] if stop_early else plan):
+            state = self._block(i, state, r)
+            if i in take:
+                tokens = self.vit.norm(state.x) if norm else state.x
+                if state.source is not None:
+                    tokens = restore_order(tokens, state.source)
+                taken.append(tokens)
+
+        prefix = [tokens[:, : self.num_prefix] for tokens in taken]
+        taken = [tokens[:, self.num_prefix :] for tokens in taken]
+        if as_grid:
+            grid = self.vit.patch_embed.dynamic_feat_size(x.shape[-2:])
+            taken = [t.transpose(1, 2).unflatten(2, grid).contiguous() for t in taken]
+        if return_prefix_tokens and self.num_prefix:
+            taken = list(zip(taken, prefix, strict=True))
+        return taken if intermediates_only else (self.vit.norm(state.x), taken)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.vit.set_grad_checkpointing(enable)
+
+    def _embed(self, x: Tensor, trace: bool) -> TokenState:
+        vit = self.vit
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
+        batch, num_tokens, _ = x.shape
+        source = torch.arange(num_tokens, device=x.device).expand(batch, -1) if trace else None
+        return TokenState(x, None, source)
+
+    def _run_blocks(self, x: Tensor, trace: bool) -> TokenState:
+        state = self._embed(x, trace)
+        for i, r in enumerate(self.plan(state.x.shape[1])):
+            state = self._block(i, state, r)
+        return state
+
+    def _block(self, i: int, state: TokenState, r: int) -> TokenState:
+        args = (self.vit.blocks[i], state, r, self.num_prefix, self.prop_attn)
+        if self.vit.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(merging_block, *args, use_reentrant=False)
+        return merging_block(*args)
+
+    def _pool_needs_size(self) -> bool:
+        return self.vit.attn_pool is not None or self.vit.global_pool in ("avg", "avgmax")
+
+    def _head(self, x: Tensor, size: Tensor | None, pre_logits: bool = False) -> Tensor:
+        vit = self.vit
+        if size is None or not self._pool_needs_size():
+            return vit.forward_head(x, pre_logits=pre_logits)
+        first = 0 if vit.pool_include_prefix else self.num_prefix
+        pooled = self._weighted_pool(x[:, first:], size[:, first:])
+        pooled = vit.head_drop(vit.fc_norm(pooled))
+        return pooled if pre_logits else vit.head(pooled)
+
+    def _weighted_pool(self, x: Tensor, size: Tensor) -> Tensor:
+        """Pool as if every merged token were there once for each of its patches."""
+        if self.vit.attn_pool is not None:
+            return self.vit.attn_pool(x, attn_mask=size_bias(size, x))
+        mean = ((x * size).sum(dim=1) / size.sum(dim=1)).to(x.dtype)
+        if self.vit.global_pool == "avgmax":
+            return 0.5 * (x.amax(dim=1) + mean)
+        return mean
+
+
+def _sizes(state: TokenState) -> Tensor:
+    if state.size is not None:
+        return state.size
+    return state.x.new_ones(*state.x.shape[:2], 1, dtype=torch.float32)
