@@ -88,6 +88,13 @@ def explain_parse_error(message: str, known: Iterable[str]) -> str:
         word = next(group for group in unknown.groups() if group).removeprefix("--").split("=")[0]
         hint = _nearest_option(word, known)
         return f"Unknown option {word!r}. {hint or 'See --help and --print_config.'}"
+    union = re.search(
+        r'key "([\w.]+)": Does not validate.*?Subtypes: \[(.*?)\] Errors:.*Given value: (.*)$', line
+    )
+    if union:
+        name, kinds, value = union.groups()
+        kinds = re.sub(r"<class '([\w.]+)'>", r"\1", kinds)
+        return f"{name} is one of {kinds}, got {value!r}."
     return line
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune
 
 
+CONSTANT = RSchedule()
+
+
 class ToMeCallback(Callback):
     """Sets r during training and measures every r used.
 
@@ -36,12 +39,12 @@ class ToMeCallback(Callback):
 
     def __init__(
         self,
-        schedule: RSchedule | None = None,
+        schedule: RSchedule = CONSTANT,
         train_r: int | list[int] | dict[str, float] | None = None,
         eval_r: int | list[int] | dict[str, float] | None = None,
         compare_dense: int = 0,
     ) -> None:
-        self.schedule = schedule or RSchedule()
+        self.schedule = schedule
         self.train_r = train_r
         self.eval_r = eval_r
         self.compare_dense = compare_dense

@@ -35,7 +35,7 @@ from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.inputs import Input, InputError
 from tome_lightning.resume import checkpoint_config, describe_taken
-from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
+from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 
@@ -126,6 +126,7 @@ class ToMeCLI(LightningCLI):
                 option.removeprefix("--")
                 for action in verb._actions
                 for option in action.option_strings
+                if not option.endswith("+")
             }
             known |= _nested_options()
             raise UsageError(explain_parse_error(str(error), known)) from error
@@ -140,7 +141,7 @@ class ToMeCLI(LightningCLI):
         resuming = self.subcommand == "fit" and self.ckpt_path is not None
         self.run_dir = make_run_dir(config.run_dir, self.recipe, resuming)
         config.run_dir = None  # a new run made from config.yaml gets a directory of its own
-        self.config_yaml = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.config_yaml = self._parser(self.subcommand).dump(config, skip_unset=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer_config = self._get(self.config_init, "trainer")
@@ -169,6 +170,7 @@ class ToMeCLI(LightningCLI):
         if trainer_config["enable_model_summary"] is None:
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
         trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
+        self.model.restoring = self.ckpt_path is not None
         self.model.run_config = {
             "recipe": self.recipe,
             "data": yaml.safe_load(self.config_yaml)["data"],
@@ -193,19 +195,33 @@ def main(argv: list[str]) -> int:
     _silence()
     try:
         ToMeCLI(argv)
-    except USER_ERRORS as error:
-        _remove_if_empty(os.environ.get(RUN_DIR_VARIABLE))
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except SystemExit as stop:  # --help, --print_config, an interrupted run
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        mistake = _users_mistake(error)
+        if mistake is None:
+            raise
+        remove_unused(os.environ.get(RUN_DIR_VARIABLE))
+        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _users_mistake(error: BaseException | None) -> BaseException | None:
+    """The user's mistake behind an error: the parser wraps what the classes it makes raise."""
+    while error is not None and not isinstance(error, USER_ERRORS):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _silence() -> None:
     """Leave out what says nothing to the user: advertisements and warnings of our libraries' own."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Checkpoints are written by callbacks that an evaluation has no use for.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: "Tip:" not in record.getMessage()
     )
 
 
@@ -232,9 +248,3 @@ def _nested_options() -> set[str]:
         for cls in classes
         for name in inspect.signature(cls).parameters
     }
-
-
-def _remove_if_empty(directory: str | None) -> None:
-    if directory:
-        with contextlib.suppress(OSError):
-            Path(directory).rmdir()

@@ -108,6 +108,9 @@ class FineTune(LightningModule):
         self.class_names: list[str] | None = None
         self.load_report: checkpoints.LoadReport | None = None
         self._has_weights = False
+        # Whether the trainer restores a run's checkpoint. It knows only after setup(), where weights
+        # should be loaded; who starts the trainer may know before.
+        self.restoring: bool | None = None
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
         # record of hyper-parameters would lose which Input and which Task this is.
         self.save_hyperparameters(
@@ -183,11 +186,24 @@ class FineTune(LightningModule):
             if self.class_names is None:
                 self.class_names = list(data.class_names)
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
-        if self._has_weights:
+        stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
+        if stage == "fit" or self.restoring is False:
+            self._load_weights(stage)
+
+    def on_validation_start(self) -> None:
+        self._load_weights("validate")
+
+    def on_test_start(self) -> None:
+        self._load_weights("test")
+
+    def on_predict_start(self) -> None:
+        self._load_weights("predict")
+
+    def _load_weights(self, stage: str) -> None:
+        """Load the checkpoint to start from, once, unless a run's own checkpoint is restored."""
+        if self._has_weights or self.restoring:
             return
         self._has_weights = True
-        if self.trainer.ckpt_path is not None:
-            return  # Lightning restores everything from there
         if self.checkpoint is not None:
             self.load_report = checkpoints.load(self.vit, self.checkpoint, head=stage != "fit")
             rank_zero_info(str(self.load_report))
@@ -300,6 +316,7 @@ class FineTune(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._has_weights = True
         self.class_names = checkpoint.get("tome_lightning", {}).get("class_names")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 
 from tome_lightning.arguments import UsageError
 
+INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 TRUSTED = ("tome_lightning.", "datamodules.")  # packages a checkpoint may name classes of
 
 
@@ -53,13 +55,14 @@ def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | Non
     taken, overruled = [], []
     for key, value in sorted(_flat(saved).items()):
         now = _flat(used).get(key)
-        if now == value or str(now) == str(value):
+        if now == value:
             taken.append(f"{key}={value}")
         else:
             overruled.append(f"{key}={now} (the checkpoint has {value})")
-    lines = [f"From {path}: {', '.join(taken)}"]
+    lines = [f"Taken from {path}:", *textwrap.wrap(", ".join(taken), 100, **INDENT)]
     if overruled:
-        lines.append(f"Recipe and command line overrule the checkpoint: {', '.join(overruled)}")
+        lines.append("Overruled by recipe or command line:")
+        lines += textwrap.wrap(", ".join(overruled), 100, **INDENT)
     return "\n".join(lines)
 
 
@@ -85,5 +88,5 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{name}.")
         else:
-            flat[name] = value
+            flat[name] = list(value) if isinstance(value, tuple) else value
     return {key.replace(".init_args.", "."): value for key, value in flat.items()}

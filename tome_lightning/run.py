@@ -59,6 +59,17 @@ def _named(path: Path, resuming: bool) -> Path:
     return path
 
 
+def remove_unused(directory: str | None) -> None:
+    """Remove the directory of a run that never started, so that its name is free again."""
+    if directory is None or not Path(directory).is_dir():
+        return
+    files = list(Path(directory).iterdir())
+    if all(file.name.startswith("events.out.tfevents") for file in files):
+        for file in files:
+            file.unlink()
+        Path(directory).rmdir()
+
+
 def _numbered(parent: Path) -> Path:
     taken = [int(child.name) for child in parent.glob("[0-9]*") if child.name.isdigit()]
     number = max(taken, default=-1) + 1
@@ -96,6 +107,14 @@ class RunRecord(Callback):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._config_path().write_text(self.config)
         rank_zero_info(f"Run directory: {self.directory}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if 0 < trainer.max_steps <= trainer.global_step:
+            # A run that max_steps ends within an epoch is validated as well, and has a best.ckpt:
+            # Lightning validates there only if it is asked to stop.
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:

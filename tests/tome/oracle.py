@@ -7,6 +7,7 @@ projections, MLP), its embedding, and for attention pooling its pool, run on rep
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -139,7 +140,7 @@ def merge(
         proposals.append((ranked[0][0], source, ranked[0][1]))
     proposals.sort(reverse=True)
     scores = [score for score, *_ in proposals]
-    margin = min([margin, *(a - b for a, b in zip(scores, scores[1:], strict=False))])
+    margin = min([margin, *(a - b for a, b in itertools.pairwise(scores))])
 
     groups = {target: [tokens[target]] for target in targets}
     for _, source, target in proposals[:r]:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def chain(prefix, steps=3, n=24, batch=2, seed=0, dtype=torch.float32):
 def test_merging_conserves_size_and_the_weighted_mean(prefix):
     states, _ = chain(prefix, dtype=torch.float64)
     mean = states[0].x.mean(dim=1)
-    for before, state in zip(states, states[1:], strict=False):
+    for before, state in itertools.pairwise(states):
         assert state.x.shape[1] == before.x.shape[1] - 5 or prefix == 5
         assert torch.equal(state.size.sum(dim=1), torch.full((2, 1), 24.0))
         weighted = (state.x * state.size).sum(dim=1) / state.size.sum(dim=1)

@@ -76,11 +76,16 @@ def test_agrees_at_any_depth(depth, prop_attn):
     agrees_with_the_oracle(tiny_vit(seed=3, depth=depth), 2, prop_attn)
 
 
-@pytest.mark.parametrize("prefix", PREFIX)
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "prefix"),
+    [
+        (pool, prefix)
+        for pool in POOLS
+        for prefix in PREFIX
+        if pool != "token" or PREFIX[prefix]["class_token"]  # which that pool takes
+    ],
+)
 def test_pooling_merged_tokens_is_pooling_duplicated_ones(pool, prefix):
-    if pool == "token" and not PREFIX[prefix]["class_token"]:
-        pytest.skip("timm has no token pooling without a class token")
     agrees_with_the_oracle(tiny_vit(seed=2, **POOLS[pool], **PREFIX[prefix]), 3, True)
 
 
@@ -349,6 +354,14 @@ def test_a_head_that_needs_sizes_does_not_guess_them(pool):
 def test_a_head_that_needs_no_sizes_takes_any_tokens(pool):
     model, x = patch(tiny_vit(**POOLS[pool]), r=3), images()
     assert torch.equal(model.forward_head(model.forward_features(x).clone()), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_head_drops_out_in_training_as_timms_does(pool):
+    model = patch(tiny_vit(drop_rate=0.999, **POOLS[pool]), r=3).train()
+    pooled = model.forward_head(model.forward_features(images()), pre_logits=True)
+    assert (pooled == 0).sum() >= 30  # of 32; more than 2 survive once in 5e5 draws
 
 
 @torch.no_grad()

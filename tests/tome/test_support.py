@@ -10,6 +10,7 @@ import re
 import pytest
 import timm
 import torch
+from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.vitamin import VitCfg, VitConvCfg
 
@@ -218,6 +219,13 @@ def test_a_subclass_that_only_embeds_differently_is_honoured():
 def test_a_pool_that_cannot_weigh_by_size_is_refused():
     with pytest.raises(UnsupportedModelError, match="AttentionPoolPrr"):
         patch(tiny_vit(global_pool="prr"))
+
+
+def test_a_pool_with_positions_of_its_own_is_refused():
+    vit = tiny_vit(global_pool="map")
+    vit.attn_pool = AttentionPoolLatent(16, num_heads=2, feat_size=16, pos_embed="abs")
+    with pytest.raises(UnsupportedModelError, match="AttentionPoolLatent"):
+        patch(vit)
 
 
 def test_a_model_without_blocks_is_refused():

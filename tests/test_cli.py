@@ -1,0 +1,415 @@
+"""The command line as a user meets it: runs, precedence, and every mistake in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image as PILImage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.models.vision_transformer import VisionTransformer
+
+from tome_lightning import FineTune
+from tome_lightning.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "--model.vit.depth=3 --model.vit.embed_dim=24 --model.vit.num_heads=2 --trainer.max_steps=2 "
+    "--trainer.limit_val_batches=1 --trainer.limit_test_batches=1 --data.batch_size=8 "
+    "--data.eval_batch_size=16 --trainer.log_every_n_steps=1 --trainer.enable_progress_bar=false "
+    "--trainer.accelerator=cpu --tome.compare_dense=1"
+).split()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd, caplog):
+    """``run("fit", ...)`` in an empty working folder: exit code, stdout, stderr with the log."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        caplog.clear()
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err + caplog.text
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, cache_folder) -> Path:
+    """The run directory of two steps of the quickstart, with a tiny model."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", "--recipe", "quickstart", *TINY]) == 0
+    return folder / "runs" / "quickstart" / "0"
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A class-folder tree of two classes: red and blue noise."""
+    root = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 3)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = noise.integers(0, 60, (40, 48, 3), dtype=np.uint8)
+                pixels[..., channel] += 150
+                PILImage.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def summary_of(run_dir: Path) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+def test_a_fit_leaves_config_summary_checkpoints_and_tensorboard_files(trained):
+    summary = summary_of(trained)
+    assert set(summary) >= {
+        "recipe", "metrics", "r", "plan", "step_ms", "data_ms", "peak_mem_mib", "checkpoint",
+        "limited_by",
+    }  # fmt: skip
+    assert summary["recipe"] == "quickstart"
+    assert set(summary["metrics"]) == {"top1", "top5"}
+    assert 0 <= summary["metrics"]["top1"] <= summary["metrics"]["top5"] <= 1
+    assert summary["r"] == 4
+    assert summary["plan"] == [4, 4, 4]
+    assert summary["step_ms"] > 0
+    assert summary["peak_mem_mib"] > 100  # torch alone is more
+    assert Path(summary["checkpoint"]).samefile(trained / "checkpoints" / "best.ckpt")
+    assert (trained / "checkpoints" / "last.ckpt").is_file()
+
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["model"]["vit"]["depth"] == 3
+    assert f"torch=={torch.__version__}" in (trained / "config.yaml").read_text()
+
+    events = EventAccumulator(str(trained)).Reload()
+    assert {"tome/r", "tome/tokens_out", "tome/peak_mem_mib", "val/top1", "train/loss"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert events.Scalars("tome/tokens_out")[0].value == 50 - 12
+
+
+def test_a_run_directory_is_never_used_again(run):
+    for number in range(2):
+        code, out, _ = run("fit", "--recipe", "quickstart", *TINY, "--trainer.max_steps", 1)
+        assert code == 0
+        assert Path("runs", "quickstart", str(number), "summary.json").is_file(), out
+
+
+def test_the_saved_config_is_a_recipe_of_the_same_run(run, trained):
+    code, out, _ = run("fit", "--recipe", trained / "config.yaml", "--print_config")
+    assert code == 0
+    assert yaml.safe_load(out) == yaml.safe_load((trained / "config.yaml").read_text())
+
+
+def test_testing_at_another_r_uses_it_and_says_so(run, trained):
+    best = trained / "checkpoints" / "best.ckpt"
+    code, out, err = run("test", "--ckpt_path", best, "--model.r", 8, "--run-dir", "at8")
+    assert code == 0
+    assert "model.r=8 (the checkpoint has 4)" in out
+    assert "r=8" in err
+    assert summary_of(Path("at8"))["plan"] == [8, 8, 8]
+
+    code, out, _ = run("test", "--ckpt_path", best, "--run_dir", "own")
+    assert code == 0
+    assert "model.r=4" in out
+    assert "Overruled" not in out
+    assert summary_of(Path("own"))["plan"] == [4, 4, 4]
+
+
+def test_command_line_beats_recipe_beats_checkpoint(run, trained):
+    Path("mine.yaml").write_text("model:\n  r: 6\n  prop_attn: false\n")
+    best = trained / "checkpoints" / "best.ckpt"
+    words = ["validate", "--ckpt_path", best, "--recipe", "mine.yaml"]
+    assert run(*words, "--run_dir", "a")[0] == 0
+    assert summary_of(Path("a"))["r"] == 6
+    assert run(*words, "--model.r", 2, "--run_dir", "b")[0] == 0
+    assert summary_of(Path("b"))["r"] == 2
+    assert summary_of(Path("b"))["checkpoint"] == str(best)
+
+
+def test_later_recipes_win(run):
+    Path("mine.yaml").write_text("model:\n  r: 3\n")
+    code, out, _ = run("fit", "--recipe", "quickstart", "--recipe", "mine.yaml", "--print_config")
+    config = yaml.safe_load(out)
+    assert code == 0
+    assert config["model"]["r"] == 3
+    assert config["model"]["vit"]["embed_dim"] == 96
+
+
+def test_a_run_resumes_from_its_checkpoint(run, trained):
+    last = trained / "checkpoints" / "last.ckpt"
+    code, _, err = run(
+        "fit", "--ckpt_path", last, *TINY, "--trainer.max_steps=3", "--run_dir", "resumed"
+    )
+    assert code == 0, err
+    saved = torch.load("resumed/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+
+
+def test_a_resumed_run_may_go_on_in_its_own_directory(run, trained):
+    import shutil
+
+    shutil.copytree(trained, "mine")
+    code, _, err = run(
+        "fit", "--ckpt_path", "mine/checkpoints/last.ckpt", *TINY, "--trainer.max_steps=3",
+        "--run_dir", "mine",
+    )  # fmt: skip
+    assert code == 0, err
+    assert Path("mine/config.resume-1.yaml").is_file()
+    assert (Path("mine/config.yaml")).read_text() == (trained / "config.yaml").read_text()
+
+
+def test_the_checkpoint_alone_rebuilds_the_model_and_exports_to_stock_timm(trained):
+    module = FineTune.load_from_checkpoint(trained / "checkpoints" / "best.ckpt")
+    assert module.model.r == 4
+    assert module.model.prop_attn is True
+    assert module.class_names == [str(digit) for digit in range(10)]
+    stock = VisionTransformer(
+        img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=24, depth=3, num_heads=2,
+        global_pool="avg",
+    )  # fmt: skip
+    stock.load_state_dict(module.vit.state_dict(), strict=True)
+    module.eval()
+    module.model.r = 0
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(stock.eval()(x), module(x))
+
+
+def mae_file(path: Path, classes: int | None, depth: int = 2) -> VisionTransformer:
+    """A file in MAE's own layout, of random weights; returns the model it was made from."""
+    vit = VisionTransformer(
+        img_size=32, patch_size=16, num_classes=classes or 0, embed_dim=32, depth=depth,
+        num_heads=2, global_pool="avg" if classes else "token",
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.save({"model": vit.state_dict(), "epoch": 9}, path)
+    return vit
+
+
+IMAGENET = (
+    "--model.vit.depth=2 --model.vit.embed_dim=32 --model.vit.num_heads=2 --model.input.size=32 "
+    "--data.size=32 --model.task.num_classes=2 --data.batch_size=2 --data.num_workers=0 "
+    "--data.eval_batch_size=6 --trainer.accelerator=cpu --trainer.enable_progress_bar=false"
+).split()
+
+
+def test_validate_measures_published_weights_without_training(run, images, tmp_path):
+    vit = mae_file(tmp_path / "finetuned.pth", classes=2)
+    code, _, err = run(
+        "validate", "--recipe", "imagenet_vitl", *IMAGENET, "--data.root", images,
+        "--model.checkpoint", "finetuned.pth", "--model.r", 0, "--trainer.precision=32-true",
+        "--run_dir", "out",
+    )  # fmt: skip
+    assert code == 0, err
+    from datamodules import ImageNet
+
+    data = ImageNet(str(images), batch_size=2, eval_batch_size=6, num_workers=0, size=32)
+    data.setup("validate")
+    (x, y, _) = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        expected = (vit(x.flatten(0, 1)).argmax(-1) == y).float().mean().item()
+    assert summary_of(Path("out"))["metrics"]["top1"] == pytest.approx(expected)
+    assert "dense model" in err
+
+
+def test_fine_tuning_starts_from_an_encoder_and_validate_refuses_it(run, images, tmp_path):
+    mae_file(tmp_path / "encoder.pth", classes=None)
+    words = [*IMAGENET, "--data.root", images, "--model.checkpoint", "encoder.pth"]
+    code, _, err = run("fit", "--recipe", "imagenet_vitl", *words, "--trainer.max_steps=2")
+    assert code == 0, err
+    assert "mae" in err  # the load report
+    code, _, err = run("validate", "--recipe", "imagenet_vitl", *words)
+    assert code == 2
+    assert "has no head for 2 classes" in err
+
+
+MISTAKES = {
+    "unknown verb": (["fitt"], "Did you mean fit?"),
+    "unknown recipe": (["fit", "--recipe", "quikstart"], "quickstart"),
+    "missing recipe file": (["fit", "--recipe", "nowhere.yaml"], "nowhere.yaml"),
+    "unknown option": (["fit", "--recipe", "quickstart", "--model.layer_decy", "1"], "model.layer_decay"),
+    "unknown data option": (["fit", "--recipe", "quickstart", "--data.batchsize", "1"], "data.batch_size"),
+    "unknown timm option": (["fit", "--recipe", "quickstart", "--model.vit.dept", "1"], "depth"),
+    "negative r": (["fit", "--recipe", "quickstart", "--model.r", "-1"], "0 or more, got -1"),
+    "r no number": (["fit", "--recipe", "quickstart", "--model.r", "many"], "got 'many'"),
+    "r too long": (
+        ["fit", "--recipe", "quickstart", "--model.r", "[1,1,1,1,1,1,1]"],
+        "7 values but the model has 6 blocks",
+    ),
+    "r unknown form": (["fit", "--recipe", "quickstart", "--model.r", "{share: 0.5}"], "keep"),
+    "image not divisible": (["fit", "--recipe", "quickstart", "--model.input.size", "30"], "28 or 32"),
+    "missing data": (
+        ["fit", "--recipe", "imagenet_vitb", "--model.checkpoint", "null", "--data.root", "gone"],
+        "gone",
+    ),
+    "unknown weights": (
+        ["fit", "--recipe", "quickstart", "--model.checkpoint", "vit_bas_patch16_224.mae"],
+        "vit_base_patch16_224.mae",
+    ),
+    "missing run checkpoint": (["test", "--ckpt_path", "gone.ckpt"], "gone.ckpt"),
+    "unsafe loading": (
+        ["test", "--ckpt_path", "x.ckpt", "--weights_only", "false"],
+        "weights_only",
+    ),
+    "no GPU": (
+        ["fit", "--recipe", "quickstart", "--trainer.accelerator", "gpu"],
+        "sees no CUDA device",
+    ),
+    "unmergeable model": (
+        ["fit", "--recipe", "quickstart", "--model.input.timm_model", "swin_tiny_patch4_window7_224",
+         "--model.vit", "{}"],
+        "windows",
+    ),
+    "class count": (["fit", "--recipe", "quickstart", "--model.task.num_classes", "7"], "num_classes 10"),
+    "broken schedule": (
+        ["fit", "--recipe", "quickstart", "--tome.schedule.kind", "slope"],
+        "constant, ramp or random",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_and_leaves_nothing_behind(run, mistake):
+    words, expected = MISTAKES[mistake]
+    if mistake == "no GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    if words[0] == "test" and "x.ckpt" in words:
+        Path("x.ckpt").touch()
+    code, _, err = run(*words)
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(told) == 1
+    assert expected in told[0]
+    assert "Traceback" not in err
+    assert not list(Path("runs").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ({}, "train"),
+        ({"train/a/x.png": 1, "val/a/x.png": 1}, "one class"),
+        ({"train/a": 0, "train/b": 0, "val/a": 0, "val/b": 0}, "train"),
+    ],
+    ids=["empty folder", "one class", "no images"],
+)
+def test_a_data_folder_that_teaches_nothing_is_refused(run, tmp_path, layout, expected):
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, is_file in layout.items():
+        if is_file:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            PILImage.new("RGB", (8, 8)).save(root / name)
+        else:
+            (root / name).mkdir(parents=True)
+    code, _, err = run(
+        "fit", "--recipe", "imagenet_vitb", "--model.checkpoint", "null", *IMAGENET,
+        "--data.root", root,
+    )  # fmt: skip
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_a_named_run_directory_that_holds_something_is_refused(run, trained):
+    before = sorted(trained.rglob("*"))
+    code, _, err = run("fit", "--recipe", "quickstart", *TINY, "--run_dir", trained)
+    assert code == 2
+    assert "is not empty" in err
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(run):
+    Path("file").touch()
+    code, _, err = run("fit", "--recipe", "quickstart", *TINY, "--run_dir", "file/run")
+    assert code == 2
+    assert "file/run cannot be written" in err
+
+
+class Payload:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.target),))
+
+
+@pytest.mark.parametrize("option", ["--ckpt_path", "--model.checkpoint"])
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_malicious_checkpoint_is_refused_and_does_not_run(run, tmp_path, option, verb):
+    target = tmp_path / "owned"
+    torch.save({"model": {"x": Payload(target)}, "state_dict": {}}, "evil.ckpt")
+    code, _, err = run(verb, "--recipe", "quickstart", *TINY, option, "evil.ckpt")
+    assert code == 2
+    assert "evil.ckpt" in err
+    assert "Traceback" not in err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("option", ["--ckpt_path", "--model.checkpoint"])
+def test_a_truncated_checkpoint_is_refused(run, trained, option):
+    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    Path("cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    code, _, err = run("fit", "--recipe", "quickstart", *TINY, option, "cut.ckpt")
+    assert code == 2
+    assert "cut.ckpt" in err
+    assert "Traceback" not in err
+
+
+def test_a_checkpoint_that_names_a_foreign_class_is_refused(run, trained):
+    saved = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    saved["hyper_parameters"]["input"]["class_path"] = "subprocess.Popen"
+    torch.save(saved, "foreign.ckpt")
+    code, _, err = run("test", "--ckpt_path", "foreign.ckpt")
+    assert code == 2
+    assert "subprocess.Popen" in err
+
+
+def test_an_interrupted_fit_leaves_a_checkpoint_that_goes_on(tmp_path, cache_folder):
+    words = [sys.executable, "-m", "tome_lightning", "fit", "--recipe", "quickstart", *TINY]
+    words += ["--trainer.max_steps=-1", "--trainer.max_epochs=1000", "--run_dir", "run"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TOME_LIGHTNING_CACHE": str(cache_folder)}
+    process = subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/events*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)  # some steps
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in err
+    saved = torch.load(last, weights_only=True)
+    assert saved["global_step"] > 0
+    assert summary_of(tmp_path / "run")["r"] == 4
+    module = FineTune.load_from_checkpoint(last)
+    assert torch.isfinite(module.eval()(torch.zeros(1, 1, 28, 28))).all()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run_directory(tmp_path, cache_folder):
+    words = [sys.executable, "-m", "tome_lightning", "fit", "--recipe", "quickstart", *TINY]
+    words += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TOME_LIGHTNING_CACHE": str(cache_folder)}
+    result = subprocess.run(
+        words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "runs" / "quickstart").iterdir()] == ["0"]
+    assert (tmp_path / "runs" / "quickstart" / "0" / "checkpoints" / "best.ckpt").is_file()

@@ -1,0 +1,85 @@
+"""What the README tells people to type works: its commands with two steps, its Python as it is."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tome_lightning.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "--trainer.max_steps=2 --trainer.limit_val_batches=1 --model.vit.depth=3 "
+    "--model.vit.embed_dim=24 --model.vit.num_heads=2 --trainer.accelerator=cpu "
+    "--trainer.enable_progress_bar=false --data.batch_size=2 --data.num_workers=0"
+).split()
+# MAE weights cannot be downloaded in a test, and two classes are enough.
+IMAGENET = ["--model.checkpoint=null", "--model.task.num_classes=2"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every ``python -m tome_lightning ...`` of the README's bash blocks."""
+    lines = "".join(blocks("bash")).splitlines()
+    return [
+        line.split("-m tome_lightning ", 1)[1] for line in lines if "-m tome_lightning " in line
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        for i, name in enumerate("ab"):
+            (tmp_path / "DIR" / split / name).mkdir(parents=True)
+            pixels = np.full((32, 32, 3), 100 * i, np.uint8)
+            for k in range(2):
+                Image.fromarray(pixels).save(tmp_path / "DIR" / split / name / f"{k}.png")
+    (tmp_path / "mine.yaml").write_text("data:\n  root: DIR\n")
+    return tmp_path
+
+
+def test_the_first_screen_has_the_two_commands():
+    first = "".join((ROOT / "README.md").read_text().splitlines(keepends=True)[:24])
+    assert "tome_lightning fit --recipe quickstart" in first
+    assert "-m pytest" in first
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_readme_command_runs(folder, command, capsys):
+    words = command.split()
+    extra = [*SMALL, *IMAGENET] if "imagenet_vitl" in words else SMALL
+    if "--print_config" in words:
+        extra = []
+    assert main([*words, *extra]) == 0
+    if not extra:
+        assert "class_path: datamodules.ImageNet" in capsys.readouterr().out
+    else:
+        assert list(folder.glob("runs/*/0/checkpoints/best.ckpt"))
+
+
+def test_the_readme_s_python_runs(folder, capsys):
+    patching, exporting = blocks("python")
+    exec(compile(patching, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == str((16,) * 11 + (10,))
+    assert main(["fit", "--recipe", "quickstart", *SMALL]) == 0
+    names: dict = {}
+    exec(compile(exporting, "README.md", "exec"), names)
+    assert "blocks.0.attn.qkv.weight" in names["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "inline", re.findall(r"`(validate|test) (--[^`]+)`", (ROOT / "README.md").read_text())
+)
+def test_options_named_in_passing_exist(inline, folder, capsys):
+    verb, words = inline
+    words = [word for word in words.split() if word != "--ckpt_path"]
+    words = [word for word in words if not word.endswith("best.ckpt")]
+    if "--recipe" not in words:
+        words += ["--recipe", "quickstart"]
+    assert main([verb, *words, "--print_config"]) == 0

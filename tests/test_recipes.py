@@ -1,0 +1,94 @@
+"""Every shipped recipe is complete, parses, and builds the model its header promises."""
+
+import re
+
+import pytest
+import torch
+import yaml
+
+import recipes
+from tome_lightning import FineTune
+from tome_lightning.__main__ import main
+from tome_lightning.tome import token_counts
+
+# tokens after the last block, and published multiply-accumulates in G (ToMe, tables 4 to 7)
+PROMISED = {
+    "imagenet_vitb": (197, 11, 17.6, 8.8),
+    "imagenet_vitl": (197, 7, 61.6, 31.0),
+    "imagenet_vith": (257, 33, 167.3, 92.8),
+    "quickstart": (50, 26, None, None),
+}
+
+
+def resolve(name: str, capsys) -> dict:
+    capsys.readouterr()
+    assert main(["fit", "--recipe", name, "--print_config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def build(config: dict) -> FineTune:
+    with torch.device("meta"):
+        return FineTune(**config["model"])
+
+
+def macs(vit, plan, tokens: int) -> float:
+    """Multiply-accumulates in G: attention before the merge of a block, its MLP after it."""
+    width, patches = vit.embed_dim, vit.patch_embed.num_patches
+    kernel = vit.patch_embed.proj.weight[0].numel()
+    total = patches * width * kernel
+    for r in plan:
+        total += tokens * width * 4 * width + 2 * tokens * tokens * width
+        tokens -= r
+        total += tokens * width * 8 * width
+    return total / 1e9
+
+
+def test_every_recipe_is_checked_here():
+    assert set(PROMISED) == set(recipes.names())
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_recipe_builds_the_model_its_header_promises(name, capsys):
+    tokens, left, dense, merged = PROMISED[name]
+    module = build(resolve(name, capsys))
+    plan = module.model.plan()
+    assert module.model.num_tokens == tokens
+    assert token_counts(plan, tokens)[-1] == left
+    if dense is not None:
+        # the published figures are rounded to 0.1 G
+        assert macs(module.vit, [0] * len(plan), tokens) == pytest.approx(dense, abs=0.06)
+        assert macs(module.vit, plan, tokens) == pytest.approx(merged, abs=0.06)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_recipe_states_every_value_that_decides_a_result(name):
+    text = recipes.path(name).read_text()
+    config = yaml.safe_load(text)
+    assert f"--recipe {name}" in text  # its header says how to run it
+    assert {"checkpoint", "r", "prop_attn", "min_lr", "weight_decay", "layer_decay"} <= set(
+        config["model"]
+    )
+    assert "lr" in config["model"] or "base_lr" in config["model"]
+    assert "global_pool" in config["model"]["vit"]
+    assert {"max_epochs", "precision"} <= set(config["trainer"])
+    assert "batch_size" in config["data"]["init_args"]
+    assert isinstance(config["seed_everything"], int)
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("imagenet")])
+def test_image_recipes_reach_mae_s_learning_rate_on_eight_gpus(name, capsys):
+    config = resolve(name, capsys)
+    effective = (
+        config["data"]["init_args"]["batch_size"] * 8 * config["trainer"]["accumulate_grad_batches"]
+    )
+    peak = {"b": 2e-3, "l": 4e-3, "h": 4e-3}[name[-1]]
+    assert effective == 1024
+    assert config["model"]["base_lr"] * effective / 256 == pytest.approx(peak)
+    assert re.search(rf"= {peak:.1e}".replace("e-03", "e-3"), recipes.path(name).read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("imagenet")])
+def test_image_recipes_have_mae_s_parameter_counts(name, capsys):
+    published = {"b": 86_567_656, "l": 304_326_632, "h": 632_045_800}[name[-1]]
+    module = build(resolve(name, capsys))
+    assert sum(p.numel() for p in module.vit.parameters()) == published
