@@ -21,10 +21,10 @@ from tome_lightning.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "--model.vit.depth=3 --model.vit.embed_dim=24 --model.vit.num_heads=2 --trainer.max_steps=2 "
-    "--trainer.limit_val_batches=1 --trainer.limit_test_batches=1 --data.batch_size=8 "
-    "--data.eval_batch_size=16 --trainer.log_every_n_steps=1 --trainer.enable_progress_bar=false "
-    "--trainer.accelerator=cpu --tome.compare_dense=1"
+    "--model.vit.depth=3 --model.vit.embed_dim=24 --model.vit.num_heads=2 "
+    "--trainer.max_steps=2 --trainer.limit_val_batches=1 --trainer.limit_test_batches=1 "
+    "--data.batch_size=8 --data.eval_batch_size=16 --trainer.log_every_n_steps=1 "
+    "--trainer.enable_progress_bar=false --trainer.accelerator=cpu --tome.compare_dense=1 "
 ).split()
 
 
@@ -201,9 +201,10 @@ def mae_file(path: Path, classes: int | None, depth: int = 2) -> VisionTransform
 
 
 IMAGENET = (
-    "--model.vit.depth=2 --model.vit.embed_dim=32 --model.vit.num_heads=2 --model.input.size=32 "
-    "--data.size=32 --model.task.num_classes=2 --data.batch_size=2 --data.num_workers=0 "
-    "--data.eval_batch_size=6 --trainer.accelerator=cpu --trainer.enable_progress_bar=false"
+    "--model.vit.depth=2 --model.vit.embed_dim=32 --model.vit.num_heads=2 "
+    "--model.input.size=32 --data.size=32 --model.task.num_classes=2 --data.batch_size=2 "
+    "--data.num_workers=0 --data.eval_batch_size=6 --trainer.accelerator=cpu "
+    "--trainer.enable_progress_bar=false "
 ).split()
 
 
@@ -242,7 +243,9 @@ MISTAKES = {
     "unknown recipe": (["fit", "--recipe", "quikstart"], "quickstart"),
     "missing recipe file": (["fit", "--recipe", "nowhere.yaml"], "nowhere.yaml"),
     "unknown option": (["fit", "--recipe", "quickstart", "--model.layer_decy", "1"], "model.layer_decay"),
-    "unknown data option": (["fit", "--recipe", "quickstart", "--data.batchsize", "1"], "data.batch_size"),
+    "unknown data option": (
+        ["fit", "--recipe", "quickstart", "--data.batchsize", "1"], "data.batch_size"
+    ),
     "unknown timm option": (["fit", "--recipe", "quickstart", "--model.vit.dept", "1"], "depth"),
     "negative r": (["fit", "--recipe", "quickstart", "--model.r", "-1"], "0 or more, got -1"),
     "r no number": (["fit", "--recipe", "quickstart", "--model.r", "many"], "got 'many'"),
@@ -413,3 +416,18 @@ def test_two_processes_share_a_run_directory(tmp_path, cache_folder):
     assert result.returncode == 0, result.stderr[-2000:]
     assert [path.name for path in (tmp_path / "runs" / "quickstart").iterdir()] == ["0"]
     assert (tmp_path / "runs" / "quickstart" / "0" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_fit_from_python_is_the_same_run(tmp_path, monkeypatch, trained):
+    import tome_lightning
+
+    monkeypatch.chdir(tmp_path)
+    overrides = dict(word.removeprefix("--").split("=", 1) for word in TINY)
+    result = tome_lightning.fit("quickstart", {**overrides, "model.r": [4, 4, 4]})
+    assert result.directory == Path("runs/quickstart/0")
+    assert result.summary["r"] == [4, 4, 4]
+    assert result.summary["metrics"] == summary_of(trained)["metrics"]  # the same seed
+    with pytest.raises(ValueError, match=r"model\.layer_decay"):
+        tome_lightning.fit("quickstart", {"model.layer_decy": 1})
+    with pytest.raises(ValueError, match="0 or more"):
+        tome_lightning.fit("quickstart", {"model.r": -1})

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = (
     "--trainer.max_steps=2 --trainer.limit_val_batches=1 --model.vit.depth=3 "
     "--model.vit.embed_dim=24 --model.vit.num_heads=2 --trainer.accelerator=cpu "
-    "--trainer.enable_progress_bar=false --data.batch_size=2 --data.num_workers=0"
+    "--trainer.enable_progress_bar=false --data.batch_size=2 --data.num_workers=0 "
 ).split()
 # MAE weights cannot be downloaded in a test, and two classes are enough.
 IMAGENET = ["--model.checkpoint=null", "--model.task.num_classes=2"]

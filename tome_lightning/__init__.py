@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tome_lightning.callbacks import ToMeCallback
+    from tome_lightning.cli import fit
     from tome_lightning.finetune import FineTune
     from tome_lightning.inputs import Image
     from tome_lightning.tasks import SingleLabel
@@ -21,6 +22,7 @@ _HOMES = {
     "ToMeCallback": "tome_lightning.callbacks",
     "ToMeViT": "tome_lightning.tome",
     "TokenState": "tome_lightning.tome",
+    "fit": "tome_lightning.cli",
     "patch": "tome_lightning.tome",
 }
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "ToMeCallback",
     "ToMeViT",
     "TokenState",
+    "fit",
     "patch",
 ]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import logging
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import timm
@@ -205,6 +207,49 @@ def main(argv: list[str]) -> int:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        module: The trained module, as it was after the last step; ``best.ckpt`` holds the best one.
+        trainer: Lightning's trainer.
+        directory: The run directory.
+        summary: What ``summary.json`` says.
+    """
+
+    module: FineTune
+    trainer: Trainer
+    directory: Path
+    summary: dict[str, Any]
+
+
+def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    """``python -m tome_lightning fit --recipe RECIPE --KEY VALUE ...`` from Python or a notebook.
+
+    Args:
+        recipe: A recipe's name or a YAML file.
+        overrides: Dotted options and their values, e.g. ``{"model.r": 8, "data.root": "photos"}``.
+
+    Raises:
+        ValueError: For what the command line would refuse, with the same message.
+    """
+    words = ["fit", "--recipe", str(recipe)]
+    for name, value in (overrides or {}).items():
+        plain = value if isinstance(value, str) else json.dumps(value, default=str)
+        words.append(f"--{name}={plain}")
+    os.environ.pop(RUN_DIR_VARIABLE, None)
+    _silence()
+    try:
+        cli = ToMeCLI(words)
+    except Exception as error:
+        mistake = _users_mistake(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
+    summary = json.loads((cli.run_dir / "summary.json").read_text())
+    return Run(cli.model, cli.trainer, cli.run_dir, summary)
 
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:

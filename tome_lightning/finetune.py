@@ -87,13 +87,14 @@ class FineTune(LightningModule):
         self.frozen = freeze
 
         vit = dict(vit or {})
-        family = None
+        family, pooling = "mae", None
         if checkpoint is not None and (prop_attn is None or "global_pool" not in vit):
-            family = checkpoints.identify(checkpoint).family
+            identity = checkpoints.identify(checkpoint)
+            family, pooling = identity.family, identity.pooling
         if prop_attn is None:
-            prop_attn = checkpoints.PROP_ATTN[family] if family else False
+            prop_attn = checkpoints.PROP_ATTN[family]
         if self.input.chooses_pool:
-            vit.setdefault("global_pool", checkpoints.POOLING[family] if family else "avg")
+            vit.setdefault("global_pool", pooling or checkpoints.POOLING[family])
         self.model = patch(
             self.input.build(num_classes=self.task.num_classes, **vit), r=r, prop_attn=prop_attn
         )
@@ -103,7 +104,6 @@ class FineTune(LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
-        self.family = family
         self.run_config: dict[str, Any] = {}  # recipe and data of the run, for its checkpoints
         self.class_names: list[str] | None = None
         self.load_report: checkpoints.LoadReport | None = None
@@ -310,7 +310,8 @@ class FineTune(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tome_lightning"] = {
-            "family": self.family or "timm",
+            # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.
+            "family": "tome" if self.model.prop_attn else "mae",
             "class_names": self.class_names,
             **self.run_config,
         }

@@ -20,7 +20,7 @@ class PlanError(ValueError):
 
 
 def check_r(r: R, depth: int) -> R:
-    """Return r in its plain form (int, tuple of ints or dict), or say what is wrong with it.
+    """Return r in its plain form (int, list of ints or dict), or say what is wrong with it.
 
     Raises:
         PlanError: If r is negative, not a whole number, a list longer than the model is deep, or a
@@ -33,7 +33,7 @@ def check_r(r: R, depth: int) -> R:
             raise PlanError(
                 f"r lists {len(r)} values but the model has {depth} blocks. Give one value a block."
             )
-        return tuple(_whole(value, f"r[{i}]") for i, value in enumerate(r))
+        return [_whole(value, f"r[{i}]") for i, value in enumerate(r)]
     return _whole(r, "r")
 
 
@@ -99,7 +99,7 @@ def scale_r(r: R, share: float, depth: int) -> R:
             return {"keep": 1 - (1 - r["keep"]) * share}
         return {**r, "r": int(r["r"] * share)}
     if isinstance(r, Sequence):
-        return tuple(int(value * share) for value in r)
+        return [int(value * share) for value in r]
     return int(r * share)
 
 
