@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,23 +45,28 @@ def one_thread() -> Iterator[None]:
 
 
 class Toy(LightningDataModule):
-    """Noise with a bright row of patches that tells the class; in memory and in order."""
+    """Noise on a tile that each class repeats in every patch; in memory and in order."""
 
     def __init__(
-        self, batch_size: int = 8, batches: int = 4, classes: int = 4, views: int = 1, val: int = 12
+        self,
+        batch_size: int = 8,
+        batches: int = 4,
+        classes: int = 4,
+        views: int = 1,
+        val: int = 12,
+        noise: float = 1.0,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.class_names = [f"class {i}" for i in range(classes)]
         generator = torch.Generator().manual_seed(0)
+        tiles = torch.randn(classes, 3, 4, 4, generator=generator).tile(4, 4)
 
         def draw(count: int, shape: tuple[int, ...], seed: int) -> TensorDataset:
             generator.manual_seed(seed)
             y = torch.arange(count) % classes
-            x = torch.randn(count, *shape, 3, 16, 16, generator=generator)
-            for i, label in enumerate(y.tolist()):
-                row = 4 * (label % 4)
-                x[i, ..., row : row + 4, :] += 1 + label // 4
+            x = noise * torch.randn(count, *shape, 3, 16, 16, generator=generator)
+            x += tiles[y].reshape(count, *[1] * len(shape), 3, 16, 16)
             return TensorDataset(x, y, torch.arange(count))
 
         self.train = draw(batches * batch_size, (), seed=1)
@@ -221,14 +227,14 @@ def test_base_lr_needs_a_datamodule_and_lr_does_not(tmp_path: Path) -> None:
 
 
 def test_a_learnable_toy_is_learned_with_merging(tmp_path: Path) -> None:
-    probe, module, data = Probe(), tiny(), Toy()
+    probe, module, data = Probe(), tiny(), Toy(batches=16)
     assert sum(module.model.plan()) == 8
-    run = trainer(tmp_path, probe, max_epochs=12)
+    run = trainer(tmp_path, probe, max_epochs=3)
     run.fit(module, datamodule=data)
     assert probe.losses[0] == pytest.approx(math.log(4), abs=1e-3)  # the head starts at almost 0
-    assert sum(probe.losses[-4:]) / 4 < 0.3 * math.log(4)
+    assert sum(probe.losses[-16:]) / 16 < 0.1 * math.log(4)
     assert run.callback_metrics["train/loss"] == pytest.approx(probe.losses[-1])
-    assert run.validate(module, datamodule=data, verbose=False)[0]["val/top1"] > 0.5
+    assert run.validate(module, datamodule=data, verbose=False)[0]["val/top1"] > 0.9
 
 
 def test_data_with_other_classes_is_refused_before_training(tmp_path: Path) -> None:
@@ -264,7 +270,6 @@ def test_bf16_mixed_keeps_weights_and_loss_in_float32(tmp_path: Path) -> None:
     assert probe.losses[0] == pytest.approx(math.log(4), abs=1e-2)
     assert sum(probe.losses[4:]) < sum(probe.losses[:4])
     assert {p.dtype for p in module.parameters()} == {torch.float32}
-    assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {torch.float32}
 
 
 @pytest.mark.parametrize(("pool", "trained"), [("avg", {"head", "fc_norm"}), ("token", {"head"})])
@@ -286,8 +291,8 @@ def test_freezing_the_backbone_trains_the_head_and_the_new_norm_only(
 
 
 def test_metrics_equal_plain_torch_over_all_samples(tmp_path: Path) -> None:
-    """21 samples in batches of 8: a last batch of 5 must not count as much as the others."""
-    module, data = tiny(classes=8), Toy(classes=8, batches=6, val=21)
+    """61 samples in batches of 8: a last batch of 5 must not count as much as the others."""
+    module, data = tiny(classes=8), Toy(classes=8, val=61, noise=8.0)
     run = trainer(tmp_path, max_epochs=2)
     run.fit(module, datamodule=data)
     x, y, _ = data.val.tensors
@@ -313,15 +318,16 @@ def views_and_loss(module: FineTune, data: Toy) -> tuple[Tensor, float]:
 
 
 def test_scores_of_several_views_are_the_mean_of_their_softmax(tmp_path: Path) -> None:
-    module, data = tiny(classes=8), Toy(classes=8, views=3, val=21)
+    module, data = tiny(classes=8), Toy(classes=8, views=3, val=61, noise=4.0)
     run = trainer(tmp_path, max_epochs=2)
     run.fit(module, datamodule=data)
-    mean, _ = views_and_loss(module, data)
     predicted = run.predict(module, datamodule=data)
-    assert torch.cat([batch["id"] for batch in predicted]).tolist() == list(range(21))
+    mean, _ = views_and_loss(module, data)
+    assert torch.cat([batch["id"] for batch in predicted]).tolist() == list(range(61))
     torch.testing.assert_close(torch.cat([batch["scores"] for batch in predicted]), mean)
     top1 = float((mean.argmax(dim=1) == data.val.tensors[1]).float().mean())
     got = run.validate(module, datamodule=data, verbose=False)[0]
+    assert 0 < top1 < 1
     assert got["val/top1"] == pytest.approx(top1, abs=1e-6)
 
 
@@ -361,6 +367,14 @@ def test_fit_gives_a_fine_tuned_file_a_new_head(tmp_path: Path) -> None:
     assert torch.equal(got["fc_norm.weight"], file["fc_norm.weight"])
     assert got["head.weight"].std().item() == pytest.approx(0.001, rel=0.4)  # of 64 values
     assert not got["head.bias"].any()
+
+
+def test_fit_may_pool_otherwise_than_the_file_since_its_head_is_left_out(tmp_path: Path) -> None:
+    path = saved_weights(tmp_path / "timm.pth", global_pool="token")
+    module = tiny(checkpoint=str(path), vit={"global_pool": "avg"}, warmup_epochs=1)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=Toy())
+    file = torch.load(path, weights_only=True)
+    assert torch.equal(weights(module)["cls_token"], file["cls_token"])
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
@@ -517,28 +531,24 @@ def test_the_vit_s_weights_fit_a_stock_timm_model(tmp_path: Path) -> None:
     assert torch.equal(stock(x), module.eval()(x))
 
 
-@pytest.mark.parametrize("explicit", [False, True], ids=["defaults", "explicit"])
-def test_the_family_of_the_first_weights_goes_from_checkpoint_to_checkpoint(
-    tmp_path: Path, explicit: bool
+@pytest.mark.parametrize("prop_attn", [False, True])
+@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_a_run_that_starts_from_another_s_checkpoint_is_set_up_like_it(
+    tmp_path: Path, prop_attn: bool, pool: str, reloaded: bool
 ) -> None:
-    """Otherwise MAE's models turn into supervised ones, with other pooling and attention."""
-    given = {"prop_attn": False, "vit": {"global_pool": "avg"}} if explicit else {}
-    path = fit_and_save(tmp_path, tiny(checkpoint=str(encoder_file(tmp_path)), **given))
-    assert checkpoints.identify(path).family == "mae"
-    again = fit_and_save(tmp_path, FineTune.load_from_checkpoint(path))
-    assert checkpoints.identify(again).family == "mae"
-
-
-def test_a_run_can_start_from_the_checkpoint_of_another(tmp_path: Path) -> None:
-    """Trained from scratch, average-pooled by default: so is what starts from it."""
-    first = tiny()
+    """Also when that one was itself loaded and trained further."""
+    first = tiny(prop_attn=prop_attn, vit={"global_pool": pool})
     path = fit_and_save(tmp_path, first)
+    if reloaded:
+        first = FineTune.load_from_checkpoint(path)
+        path = fit_and_save(tmp_path, first)
     second = tiny(checkpoint=str(path), warmup_epochs=1)
-    assert second.vit.global_pool == first.vit.global_pool
+    assert (second.model.prop_attn, second.vit.global_pool) == (prop_attn, pool)
     trainer(tmp_path, max_steps=1).fit(second, datamodule=Toy())  # at learning rate 0
     got, expected = weights(second), weights(first)
-    assert_equal({n: got[n] for n in got if "head" not in n},
-                 {n: expected[n] for n in expected if "head" not in n})  # fmt: skip
+    backbone = [name for name in got if not name.startswith("head.")]
+    assert_equal({n: got[n] for n in backbone}, {n: expected[n] for n in backbone})
 
 
 def test_a_resumed_run_ends_like_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -618,7 +628,7 @@ DDP = """
 import sys
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from tome_lightning import FineTune, Image, SingleLabel
 
 torch.set_num_threads(1)
@@ -631,7 +641,9 @@ class Data(LightningDataModule):
     def loader(self, seed, *views):
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(32, *views, 3, 16, 16, generator=generator)
-        return DataLoader(TensorDataset(x, torch.arange(32) % 4, torch.arange(32)), self.batch_size)
+        data = TensorDataset(x, torch.arange(32) % 4, torch.arange(32))
+        sampler = DistributedSampler(data, devices, self.trainer.global_rank, shuffle=False)
+        return DataLoader(data, self.batch_size, sampler=sampler)
 
     def train_dataloader(self):
         return self.loader(1)
@@ -649,6 +661,7 @@ trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2,
     logger=False, enable_checkpointing=False, enable_progress_bar=False,
     enable_model_summary=False, num_sanity_val_steps=0, gradient_clip_val=0.1,
+    precision="64-true", use_distributed_sampler=False,
 )
 trainer.fit(module, datamodule=Data())
 if trainer.is_global_zero:
@@ -659,23 +672,23 @@ if trainer.is_global_zero:
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
-    """Lightning deals samples out in turn, so both see the same 8 samples a step."""
+def test_two_processes_train_like_one_with_twice_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples are dealt out in turn, so both runs see the same 8 at each step."""
     script = tmp_path / "train.py"
     script.write_text(DDP)
+    monkeypatch.setattr(sys, "argv", [str(script), "1", str(tmp_path / "1.pt")])
+    runpy.run_path(str(script), run_name="__main__")
     root = Path(tome_lightning.__file__).parents[1]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    runs = []
-    for devices in (1, 2):
-        out = tmp_path / f"{devices}.pt"
-        subprocess.run(
-            [sys.executable, str(script), str(devices), str(out)],
-            check=True, timeout=200, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-        runs.append(torch.load(out, weights_only=True))
-    one, two = runs
+    subprocess.run(
+        [sys.executable, str(script), "2", str(tmp_path / "2.pt")],
+        check=True, timeout=200, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     assert one["peak"] == two["peak"] == pytest.approx(0.064 * 8 / 256)
-    # AdamW divides by the gradient's size, so a last bit of a small gradient can grow
-    torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-3, atol=1e-5)
+    # float64 weights, but a loss in float32, whose last bits AdamW passes on to every weight
+    torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-4, atol=1e-6)
     assert two["metrics"]["val/top1"] == pytest.approx(one["metrics"]["val/top1"])
-    assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], rel=1e-4)
+    assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], rel=1e-5)

@@ -86,7 +86,7 @@ def test_only_an_unnamed_architecture_leaves_the_pooling_free() -> None:
 
 
 def test_an_unknown_architecture_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="'vit_bas_patch16_224'.*vit_base_patch16_224"):
+    with pytest.raises(InputError, match=r"'vit_bas_patch16_224'.*vit_base_patch16_224"):
         Image(timm_model="vit_bas_patch16_224").build()
 
 

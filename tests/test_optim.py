@@ -1,5 +1,6 @@
 """The learning-rate schedule and the layer-wise groups of MAE fine-tuning."""
 
+import itertools
 import json
 import math
 import re
@@ -77,7 +78,7 @@ def test_the_schedule_has_no_jump_and_stays_within_its_ends() -> None:
     assert (lrs[0], lrs[peak], peak, lrs[-1]) == (0.0, 1.0, 200, pytest.approx(0.1))
     assert lrs[: peak + 1] == sorted(lrs[: peak + 1])
     assert lrs[peak:] == sorted(lrs[peak:], reverse=True)
-    assert max(abs(a - b) for a, b in zip(lrs, lrs[1:], strict=False)) < 0.0051  # 1 / 200 a step
+    assert max(abs(a - b) for a, b in itertools.pairwise(lrs)) < 0.0051  # 1 / 200 a step
 
 
 def test_after_the_last_epoch_the_learning_rate_stays_at_its_minimum() -> None:

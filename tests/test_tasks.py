@@ -117,13 +117,15 @@ def test_loss_of_mixed_targets_is_not_smoothed_again() -> None:
 def test_evaluation_loss_is_plain_cross_entropy() -> None:
     logits, (_, y) = torch.randn(6, K), batch()
     task = SingleLabel(K, mixup=0.8, smoothing=0.1)
-    torch.testing.assert_close(task.eval_loss(logits, y), F.cross_entropy(logits, y))
+    torch.testing.assert_close(
+        task.eval_loss(task.scores(logits[:, None]), y), F.cross_entropy(logits, y)
+    )
 
 
 def test_losses_are_computed_in_float32() -> None:
     logits, (_, y) = 30 * torch.randn(6, K).bfloat16(), batch()
     task = SingleLabel(K)
-    for loss in (task.loss(logits, y), task.eval_loss(logits, y)):
+    for loss in (task.loss(logits, y), task.eval_loss(task.scores(logits[:, None]), y)):
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, F.cross_entropy(logits.float(), y))
 
@@ -177,10 +179,10 @@ def test_top5_of_fewer_than_five_classes_is_always_right(classes: int) -> None:
 def test_views_are_averaged_after_softmax() -> None:
     logits = 5 * torch.randn(4, 3, K)
     expected = sum(logits[:, v].softmax(dim=1) for v in range(3)) / 3
-    torch.testing.assert_close(SingleLabel(K).average_views(logits), expected)
+    torch.testing.assert_close(SingleLabel(K).scores(logits).exp(), expected)
 
 
 def test_one_view_keeps_its_ranking() -> None:
     logits = torch.randn(4, 1, K)
-    scores = SingleLabel(K).average_views(logits)
+    scores = SingleLabel(K).scores(logits)
     assert torch.equal(scores.argsort(dim=1), logits[:, 0].argsort(dim=1))

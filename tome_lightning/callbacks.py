@@ -49,7 +49,8 @@ class ToMeCallback(Callback):
         self.eval_r = eval_r
         self.compare_dense = compare_dense
         self.meter = StepMeter()
-        self.final_r: R = 0
+        self.final_r: R = 0  # the model's own, from setup() on
+        self._running = False
         self.dense_against_merged: dict[str, float] | None = None
         self._last_batch: Any = None
 
@@ -57,6 +58,7 @@ class ToMeCallback(Callback):
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         model = as_finetune(pl_module).model
         self.final_r = model.r
+        self._running = True
         if stage == "fit":
             self.meter = StepMeter(trainer.strategy.root_device)
         for r in (self.train_r, self.eval_r):
@@ -108,7 +110,8 @@ class ToMeCallback(Callback):
         self.meter.stop(plan, len(batch[0]))
         if self.compare_dense:
             self._last_batch = batch
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:
             self._log(pl_module, plan, model.num_tokens)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,9 +137,8 @@ class ToMeCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        as_finetune(
-            pl_module
-        ).model.r = self.final_r  # a checkpoint saved now evaluates at its own r
+        if self._running:  # what is evaluated next has the model's own r
+            as_finetune(pl_module).model.r = self.final_r
 
     def summary(self, module: FineTune, device: torch.device) -> dict[str, Any]:
         """What ``summary.json`` says of speed; medians over the recent steps of the most used r."""
@@ -152,7 +154,7 @@ class ToMeCallback(Callback):
             "step_ms": step_ms,
             "data_ms": data_ms,
             "peak_mem_mib": peak_memory_mib(device),
-            "limited_by": limiting_words(step_ms, data_ms) if rows else None,
+            "limited_by": limiting_words(step_ms, data_ms),
             "dense_against_merged": self.dense_against_merged,
         }
 

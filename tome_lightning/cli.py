@@ -36,6 +36,7 @@ from tome_lightning.arguments import UsageError, explain_parse_error, read_argum
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.inputs import Input, InputError
+from tome_lightning.predictions import PredictionWriter
 from tome_lightning.resume import checkpoint_config, describe_taken
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.tasks import Task, TaskError
@@ -142,8 +143,10 @@ class ToMeCLI(LightningCLI):
             print(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
         resuming = self.subcommand == "fit" and self.ckpt_path is not None
         self.run_dir = make_run_dir(config.run_dir, self.recipe, resuming)
-        config.run_dir = None  # a new run made from config.yaml gets a directory of its own
-        self.config_yaml = self._parser(self.subcommand).dump(config, skip_unset=False)
+        saved = config.clone()
+        saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
+        del saved["recipe"]
+        self.config_yaml = self._parser(self.subcommand).dump(saved, skip_unset=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer_config = self._get(self.config_init, "trainer")
@@ -171,6 +174,8 @@ class ToMeCLI(LightningCLI):
             extra.append(TQDMProgressBar(refresh_rate=10))
         if trainer_config["enable_model_summary"] is None:
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
+        if self.subcommand == "predict":
+            extra.append(PredictionWriter(self.run_dir))
         trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
         self.model.restoring = self.ckpt_path is not None
         self.model.run_config = {

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ class FineTune(LightningModule):
         layer_decay: Learning rate of each layer relative to the next one; 1 switches it off.
         betas: Of AdamW.
         head_init_std: The head's weights start with this standard deviation, its biases at 0.
-        freeze: ``backbone`` trains only the head and the norm before it (linear probe).
+        freeze: ``backbone`` trains only the head, and the ``fc_norm`` that average pooling puts
+            before it (linear probe).
         grad_checkpointing: Recompute each block in the backward pass to save memory.
     """
 
@@ -88,7 +90,8 @@ class FineTune(LightningModule):
 
         vit = dict(vit or {})
         family, pooling = "mae", None
-        if checkpoint is not None and (prop_attn is None or "global_pool" not in vit):
+        unpooled = self.input.chooses_pool and "global_pool" not in vit
+        if checkpoint is not None and (prop_attn is None or unpooled):
             identity = checkpoints.identify(checkpoint)
             family, pooling = identity.family, identity.pooling
         if prop_attn is None:
@@ -108,6 +111,7 @@ class FineTune(LightningModule):
         self.class_names: list[str] | None = None
         self.load_report: checkpoints.LoadReport | None = None
         self._has_weights = False
+        self._head_is_new = False
         # Whether the trainer restores a run's checkpoint. It knows only after setup(), where weights
         # should be loaded; who starts the trainer may know before.
         self.restoring: bool | None = None
@@ -165,13 +169,13 @@ class FineTune(LightningModule):
     def predict_step(
         self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int
     ) -> dict[str, Tensor]:
-        """Sample ids ``[B]`` and scores ``[B, K]``, views averaged."""
+        """Sample ids ``[B]`` and probabilities ``[B, K]``, averaged over views."""
         x, _, ids = batch
-        return {"id": ids, "scores": self._scores(x)}
+        return {"id": ids, "scores": self._scores(x).exp()}
 
     def _scores(self, x: Tensor) -> Tensor:
         logits = self.model(x.flatten(0, 1))
-        return self.task.average_views(logits.unflatten(0, x.shape[:2]))
+        return self.task.scores(logits.unflatten(0, x.shape[:2]))
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: Any, stage: str) -> None:
         x, y, _ = batch
@@ -189,6 +193,10 @@ class FineTune(LightningModule):
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
             self._load_weights(stage)
+        if stage == "fit" and not (self._head_is_new or self.restoring):
+            self._head_is_new = True
+            self._init_head()
+            self._tell_averages()
 
     def on_validation_start(self) -> None:
         self._load_weights("validate")
@@ -203,22 +211,21 @@ class FineTune(LightningModule):
         """Load the checkpoint to start from, once, unless a run's own checkpoint is restored."""
         if self._has_weights or self.restoring:
             return
-        self._has_weights = True
         if self.checkpoint is not None:
-            self.load_report = checkpoints.load(self.vit, self.checkpoint, head=stage != "fit")
-            rank_zero_info(str(self.load_report))
-            if stage != "fit" and any(name.startswith("head") for name in self.load_report.new):
+            report = checkpoints.load(self.vit, self.checkpoint, head=stage != "fit")
+            rank_zero_info(str(report))
+            if stage != "fit" and any(name.startswith("head") for name in report.new):
                 raise FineTuneError(
-                    f"{self.checkpoint} has no head for {self.task.num_classes} classes, so {stage} "
-                    "would measure random outputs. Fine-tune it first, or give a fine-tuned file "
-                    "(--model.checkpoint) or a run's checkpoint (--ckpt_path)."
+                    f"{self.checkpoint} has no head for {self.task.num_classes} classes, so "
+                    f"{stage} would measure random outputs. Fine-tune it first, or give a fine-tuned "
+                    "file (--model.checkpoint) or a run's checkpoint (--ckpt_path)."
                 )
+            self.load_report = report
         elif stage != "fit":
             rank_zero_info(
-                f"{stage} measures random weights: neither --model.checkpoint nor --ckpt_path is given."
+                f"{stage} measures random weights: there is no --model.checkpoint and no --ckpt_path"
             )
-        if stage == "fit":
-            self._init_head()
+        self._has_weights = True
 
     def _init_head(self) -> None:
         # A new head for every fine-tuning, also from a fine-tuned file, as MAE does.
@@ -226,6 +233,13 @@ class FineTune(LightningModule):
             if isinstance(head, nn.Linear):
                 nn.init.trunc_normal_(head.weight, std=self.head_init_std)
                 nn.init.zeros_(head.bias)
+
+    def _tell_averages(self) -> None:
+        # Lightning's weight averaging copies the module before its setup(), i.e. random weights.
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            average = getattr(callback, "_average_model", None)
+            if isinstance(callback, WeightAveraging) and average is not None:
+                average.module.load_state_dict(self.state_dict())
 
     def _freeze(self) -> None:
         if self.frozen != "backbone":
@@ -317,7 +331,7 @@ class FineTune(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._has_weights = True
+        self._has_weights = self._head_is_new = True
         self.class_names = checkpoint.get("tome_lightning", {}).get("class_names")
 
 

@@ -71,12 +71,8 @@ class Image(Input):
     def build(self, **timm_kwargs: Any) -> VisionTransformer:
         if self.timm_model is not None:
             return self._build_named(timm_kwargs)
-        if self.size < 1 or self.patch < 1 or self.size % self.patch:
-            raise InputError(
-                f"Image size {self.size} cannot be cut into patches of {self.patch} pixels: it must "
-                f"be a multiple. Nearest: {_nearest_multiple(self.size, self.patch)}."
-            )
         check_timm_arguments(timm_kwargs)
+        self._check_tiles(self.patch)
         try:
             return VisionTransformer(
                 img_size=self.size, patch_size=self.patch, in_chans=self.channels, **timm_kwargs
@@ -90,10 +86,26 @@ class Image(Input):
             raise InputError(
                 f"timm has no model {self.timm_model!r}. Nearest: {', '.join(close) or 'none'}."
             )
-        vit = timm.create_model(
-            self.timm_model, img_size=self.size, in_chans=self.channels, **timm_kwargs
-        )
+        check_timm_arguments(timm_kwargs)
+        try:
+            vit = timm.create_model(
+                self.timm_model, img_size=self.size, in_chans=self.channels, **timm_kwargs
+            )
+        except (AssertionError, TypeError) as error:
+            raise InputError(
+                f"timm cannot build {self.timm_model} with img_size={self.size} and {timm_kwargs}: "
+                f"{error}"
+            ) from error
+        patch = getattr(getattr(vit, "patch_embed", None), "patch_size", (1, 1))
+        self._check_tiles(patch[0] if isinstance(patch, tuple) else patch)
         return cast(VisionTransformer, vit)
+
+    def _check_tiles(self, patch: int) -> None:
+        if self.size < 1 or patch < 1 or self.size % patch:
+            raise InputError(
+                f"Image size {self.size} cannot be cut into patches of {patch} pixels: it must be a "
+                f"multiple. Nearest: {_nearest_multiple(self.size, patch)}."
+            )
 
 
 def check_timm_arguments(timm_kwargs: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ class StepMeter:
         stopped = self._mark()
         self._pending.append((label, samples, self._stopped, self._started, stopped))
         self._stopped = stopped
+        if len(self._pending) >= KEPT:
+            self.read()
 
     def read(self) -> dict[Any, RecordedSteps]:
         """All figures known by now, without waiting for steps still under way."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
@@ -39,16 +39,19 @@ class Task(ABC):
         """Training loss of logits ``[B, K]`` against what ``mix`` returned."""
 
     @abstractmethod
-    def eval_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Loss of evaluation logits ``[B, K]`` against labels as the data gives them."""
+    def scores(self, logits: Tensor) -> Tensor:
+        """Log-probabilities ``[B, K]`` of samples seen in V views, from logits ``[B, V, K]``.
+
+        Probabilities are averaged over views (the published protocols' mean or sum of softmax).
+        """
+
+    @abstractmethod
+    def eval_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """Loss of log-probabilities ``[B, K]`` against labels as the data gives them."""
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh metrics, updated with scores ``[B, K]`` and labels; fractions, not per cent."""
-
-    @abstractmethod
-    def average_views(self, logits: Tensor) -> Tensor:
-        """Scores ``[B, K]`` of samples seen in V views, from logits ``[B, V, K]``."""
+        """Fresh metrics, updated with what ``scores`` gives and labels; fractions, not per cent."""
 
     def check(self, num_classes: int, batch_size: int) -> None:
         """Refuse data that this task cannot be trained on.
@@ -107,15 +110,19 @@ class SingleLabel(Task):
             label_smoothing=self.smoothing,
             num_classes=self.num_classes,
         )
-        mixed: tuple[Tensor, Tensor] = mixup(x, y)
+        mixed: tuple[Tensor, Tensor] = mixup(x.clone(), y)  # timm mixes in place
         return mixed
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         smoothing = 0.0 if target.is_floating_point() else self.smoothing
         return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
 
-    def eval_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), y)
+    def scores(self, logits: Tensor) -> Tensor:
+        views = logits.float().log_softmax(dim=-1)
+        return views.logsumexp(dim=1) - math.log(views.shape[1])
+
+    def eval_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        return F.nll_loss(scores, y)
 
     def metrics(self) -> MetricCollection:
         return MetricCollection(
@@ -126,8 +133,3 @@ class SingleLabel(Task):
                 for k in (1, 5)
             }
         )
-
-    def average_views(self, logits: Tensor) -> Tensor:
-        if logits.shape[1] == 1:
-            return logits[:, 0]
-        return torch.softmax(logits.float(), dim=-1).mean(dim=1)

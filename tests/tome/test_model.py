@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
@@ -568,3 +569,18 @@ def test_a_merging_model_compiles_for_training():
     compiled(x).square().sum().backward()
     assert torch.equal(x.grad, plain[0])
     torch._dynamo.reset()
+
+
+def test_intermediates_come_as_timm_s_dict_on_request():
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=3
+    ).eval()
+    x = torch.randn(2, 3, 32, 32)
+    ask = {"indices": [0, 2], "return_prefix_tokens": True, "norm": True, "output_dict": True}
+    want = vit.forward_intermediates(x, **ask)
+    got = patch(vit).forward_intermediates(x, **ask)
+    assert got.keys() == want.keys()
+    assert torch.equal(got["image_features"], want["image_features"])
+    for name in ("image_intermediates", "image_intermediates_prefix"):
+        assert all(torch.equal(a, b) for a, b in zip(got[name], want[name], strict=True))

@@ -60,7 +60,8 @@ def size_bias(size: Tensor | None, like: Tensor) -> Tensor | None:
         return None
     device = like.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-    return size.log().to(dtype).transpose(1, 2).unsqueeze(1)
+    log = size.to(torch.promote_types(dtype, torch.float32)).log()
+    return log.to(dtype).transpose(1, 2).unsqueeze(1)
 
 
 @torch.no_grad()
@@ -81,13 +82,13 @@ def head_mean_keys(attn: Any, normed: Tensor) -> Tensor:
     keys = slice(attn.attn_dim, 2 * attn.attn_dim)
     heads = (attn.num_heads, attn.head_dim)
     dtype = torch.promote_types(normed.dtype, torch.float32)
-    if type(attn.qkv) is not nn.Linear or not isinstance(attn.k_norm, nn.Identity):
-        k = attn.k_norm(attn.qkv(normed)[..., keys].unflatten(-1, heads).transpose(1, 2))
-        mean: Tensor = k.to(dtype).mean(dim=1)
-        return mean
-    weight = attn.qkv.weight[keys].to(dtype).unflatten(0, heads).mean(dim=0)
-    bias = attn.qkv.bias
-    if bias is not None:
-        bias = bias[keys].to(dtype).unflatten(0, heads).mean(dim=0)
     with torch.autocast(normed.device.type, enabled=False):
+        if type(attn.qkv) is not nn.Linear or not isinstance(attn.k_norm, nn.Identity):
+            k = attn.k_norm(attn.qkv(normed)[..., keys].unflatten(-1, heads).transpose(1, 2))
+            mean: Tensor = k.to(dtype).mean(dim=1)
+            return mean
+        weight = attn.qkv.weight[keys].to(dtype).unflatten(0, heads).mean(dim=0)
+        bias = attn.qkv.bias
+        if bias is not None:
+            bias = bias[keys].to(dtype).unflatten(0, heads).mean(dim=0)
         return F.linear(normed.to(dtype), weight, bias)

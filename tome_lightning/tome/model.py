@@ -24,6 +24,7 @@ def patch(
 
     The ViT itself is not changed: the returned model walks its blocks and shares its parameters,
     so ``model.vit`` stays a stock timm model that can be saved, exported and used without merging.
+    Blocks are walked part by part: hooks on a whole block are not called.
 
     Args:
         vit: Any timm VisionTransformer of plain pre-norm blocks (AugReg, DeiT, DeiT-3, distilled,
@@ -161,6 +162,7 @@ class ToMeViT(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        output_dict: bool = False,
         unmerge: bool | None = None,
     ) -> Any:
         """Features after chosen blocks, as timm's method of that name.
@@ -173,6 +175,8 @@ class ToMeViT(nn.Module):
             stop_early: Do not run the blocks after the last one asked for.
             output_fmt: ``NCHW``, a grid, or ``NLC``, tokens.
             intermediates_only: Return only the list of intermediates.
+            output_dict: Return a dict with timm's keys instead: ``image_intermediates``,
+                ``image_intermediates_prefix`` and ``image_features``.
             unmerge: Spread merged tokens back over the patches they stand for. By default done
                 where a grid is asked for, which needs it; tokens stay merged.
 
@@ -202,6 +206,13 @@ class ToMeViT(nn.Module):
         if as_grid:
             grid = self.vit.patch_embed.dynamic_feat_size(x.shape[-2:])
             taken = [t.transpose(1, 2).unflatten(2, grid).contiguous() for t in taken]
+        if output_dict:
+            result: dict[str, Any] = {"image_intermediates": taken}
+            if return_prefix_tokens and self.num_prefix:
+                result["image_intermediates_prefix"] = prefix
+            if not intermediates_only:
+                result["image_features"] = self.vit.norm(state.x)
+            return result
         if return_prefix_tokens and self.num_prefix:
             taken = list(zip(taken, prefix, strict=True))
         return taken if intermediates_only else (self.vit.norm(state.x), taken)

@@ -97,10 +97,14 @@ def scale_r(r: R, share: float, depth: int) -> R:
     if isinstance(r, Mapping):
         if "keep" in r:
             return {"keep": 1 - (1 - r["keep"]) * share}
-        return {**r, "r": int(r["r"] * share)}
+        return {**r, "r": _share_of(r["r"], share)}
     if isinstance(r, Sequence):
-        return [int(value * share) for value in r]
-    return int(r * share)
+        return [_share_of(value, share) for value in r]
+    return _share_of(r, share)
+
+
+def _share_of(value: float, share: float) -> int:
+    return math.floor(value * share + 1e-9)  # 55 * 3 / 11 is 15, not 14.999...
 
 
 def _linear(r: int, inflection: float, depth: int) -> tuple[int, ...]:
@@ -108,8 +112,7 @@ def _linear(r: int, inflection: float, depth: int) -> tuple[int, ...]:
     if depth == 1:
         return (r,)
     low = int(r * (1 - inflection))
-    step = (2 * r - 2 * low) / (depth - 1)
-    return tuple(int(low + step * layer) for layer in range(depth))
+    return tuple(int(low + layer * (2 * r - 2 * low) / (depth - 1)) for layer in range(depth))
 
 
 def _check_mapping(r: Mapping[str, float]) -> Mapping[str, float]:

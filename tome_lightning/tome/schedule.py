@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tome_lightning.tome.plan import PlanError, R, scale_r
+from tome_lightning.tome.plan import PlanError, R, check_r, scale_r
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class RSchedule:
                 "choices are the values that kind='random' draws r from: give both or neither, "
                 f"got kind={self.kind!r} and choices={self.choices}."
             )
+        for choice in self.choices:
+            check_r(choice, depth=1)
 
     def at(self, progress: float, r: R, depth: int, step: int = 0) -> R:
         """r at a point of training.
@@ -73,16 +75,17 @@ class RSchedule:
         if self.kind == "ramp" and progress < self.full:
             done = (progress - self.start) / (self.full - self.start)
             return scale_r(r, (int(done * self.plateaus) + 1) / self.plateaus, depth)
-        return r
+        return check_r(r, depth)
 
     def values(self, r: R, depth: int) -> list[R]:
         """Every r that training will use, in order of first use: how many graphs there can be."""
-        dense: list[R] = [0] if self.start > 0 or self.stop < 1 else []
+        used: list[R] = [0] if self.start > 0 else []
         if self.kind == "random":
-            used: list[R] = [*dense, *self.choices]
+            used += self.choices
         elif self.kind == "ramp":
-            shares = [(k + 1) / self.plateaus for k in range(self.plateaus)]
-            used = [*dense, *(scale_r(r, share, depth) for share in shares)]
+            used += [scale_r(r, (k + 1) / self.plateaus, depth) for k in range(self.plateaus)]
         else:
-            used = [*dense, r]
+            used.append(check_r(r, depth))
+        if self.stop < 1:
+            used.append(0)
         return [value for i, value in enumerate(used) if value not in used[:i]]
