@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 import recipes
 
 
@@ -52,6 +54,7 @@ def read_arguments(argv: list[str]) -> Arguments:
         if name == "--recipe":
             value = value if given else _next(words, "--recipe needs a name or a file")
             path = recipes.path(value)
+            _check_yaml(path)
             recipe = path.stem
             out += ["--config", str(path)]
         elif name == "--ckpt_path":
@@ -109,6 +112,19 @@ def _next(words: Iterable[str], complaint: str) -> str:
     for word in words:
         return word
     raise UsageError(complaint + ".")
+
+
+def _check_yaml(path: Path) -> None:
+    """The parser would say what is wrong with a recipe, but not in which file."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"The recipe {path} holds no options but {type(content).__name__}: {str(content)[:80]!r}. "
+            "See a shipped one: python -m tome_lightning fit --recipe quickstart --print_config"
+        )
 
 
 def _existing(path: Path) -> Path:
