@@ -49,8 +49,15 @@ def weights_of(name: str) -> dict[str, Tensor]:
     except Exception as error:  # each transport and hub has its own errors
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(
-            f"timm could not fetch {name} ({type(error).__name__}: {reason}): "
-            "connect, or give the path of a file with these weights"
+            f"timm could not fetch {name} ({type(error).__name__}: {reason}): connect this machine, "
+            f"or download the file {_where(name)} elsewhere, put it anywhere here and give its path"
         ) from error
     weights: dict[str, Tensor] = model.state_dict()
     return weights
+
+
+def _where(name: str) -> str:
+    config = get_pretrained_cfg(name)
+    if config is not None and config.hf_hub_id:
+        return f"model.safetensors of {config.hf_hub_id} (Hugging Face hub)"
+    return str(config.url) if config is not None and config.url else "of these weights"

@@ -431,3 +431,53 @@ def test_fit_from_python_is_the_same_run(tmp_path, monkeypatch, trained):
         tome_lightning.fit("quickstart", {"model.layer_decy": 1})
     with pytest.raises(ValueError, match="0 or more"):
         tome_lightning.fit("quickstart", {"model.r": -1})
+
+
+def test_predict_writes_the_best_classes_of_every_sample(run, trained):
+    import csv
+
+    best = trained / "checkpoints" / "best.ckpt"
+    code, _, err = run("predict", "--ckpt_path", best, "--trainer.limit_predict_batches=2")
+    assert code == 0, err
+    with Path("runs/quickstart/0/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["id"]) for row in rows] == list(range(2 * 16))
+    assert set(rows[0]) == {"id", "file"} | {
+        f"{x}{k}" for x in ("class", "score") for k in range(1, 6)
+    }
+    module = FineTune.load_from_checkpoint(best).eval()
+    from datamodules.transforms import EvalTransform, read_image
+
+    view = EvalTransform(28, (0.1307,), (0.3081,), 1.0, "bicubic")
+    with torch.no_grad():
+        scores = module(view(read_image(rows[7]["file"], 1))).softmax(dim=1)[0]
+    assert float(rows[7]["score1"]) == pytest.approx(scores.max().item(), abs=1e-5)
+    assert rows[7]["class1"] == str(scores.argmax().item())
+
+
+def test_a_recipe_file_that_is_no_recipe_is_named(run):
+    Path("broken.yaml").write_text("model: {r: 4\n")
+    Path("empty.yaml").write_text("")
+    Path("typo.yaml").write_text("model:\n  rr: 4\n")
+    for name in ("broken.yaml", "empty.yaml"):
+        code, _, err = run("fit", "--recipe", name)
+        assert (code, name in err) == (2, True)
+    code, _, err = run("fit", "--recipe", "quickstart", "--recipe", "typo.yaml")
+    assert code == 2
+    assert "rr" in err
+    assert "model.r" in err
+
+
+def test_a_linear_probe_trains_the_head_alone(run, trained):
+    words = ["--model.freeze", "backbone", "--model.checkpoint", "start.ckpt", "--run_dir", "probe"]
+    import shutil
+
+    shutil.copy(trained / "checkpoints" / "best.ckpt", "start.ckpt")
+    code, _, err = run("fit", "--recipe", "quickstart", *TINY, *words)
+    assert code == 0, err
+    before = torch.load("start.ckpt", weights_only=True)["state_dict"]
+    after = torch.load("probe/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith(("model.vit.head.", "model.vit.fc_norm.")) for name in moved)
+    assert "trained: " in err

@@ -119,7 +119,9 @@ def _check_yaml(path: Path) -> None:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
+        raise UsageError(
+            f"The recipe {path} is not YAML: {' '.join(str(error).split())}."
+        ) from error
     if not isinstance(content, dict):
         raise UsageError(
             f"The recipe {path} holds no options but {type(content).__name__}: {str(content)[:80]!r}. "

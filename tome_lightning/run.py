@@ -188,6 +188,7 @@ class RunRecord(Callback):
         return path
 
     on_test_start = on_predict_start = on_fit_start
+    on_predict_end = on_fit_end
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -197,7 +198,7 @@ class RunRecord(Callback):
 def _metrics_of(trainer: Trainer, stage: str) -> dict[str, float]:
     prefix = f"{stage}/"
     return {
-        name.removeprefix(prefix): float(value)
+        name.removeprefix(prefix): round(float(value), 6)
         for name, value in trainer.callback_metrics.items()
         if name.startswith(prefix) and not name.endswith("/loss")
     }
