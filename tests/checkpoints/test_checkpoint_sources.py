@@ -134,7 +134,7 @@ def test_an_unreachable_hub_is_explained_in_one_line(build, monkeypatch):
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", offline)
     with pytest.raises(
-        CheckpointError, match=r"OSError: no route\): connect, or give the path"
+        CheckpointError, match=r"no route\): connect this machine, or download the file model.safetensors of timm/"
     ) as e:
         load(build(), "test_vit")
     assert "\n" not in str(e.value)
