@@ -481,3 +481,11 @@ def test_a_linear_probe_trains_the_head_alone(run, trained):
     assert moved
     assert all(name.startswith(("model.vit.head.", "model.vit.fc_norm.")) for name in moved)
     assert "trained: " in err
+
+
+def test_a_run_that_max_steps_ends_is_validated_whatever_the_interval(run):
+    words = [*TINY, "--trainer.check_val_every_n_epoch=5", "--run_dir", "short"]
+    code, _, err = run("fit", "--recipe", "quickstart", *words)
+    assert code == 0, err
+    assert Path("short/checkpoints/best.ckpt").is_file()
+    assert "top1" in summary_of(Path("short"))["metrics"]

@@ -115,6 +115,7 @@ class RunRecord(Callback):
             # A run that max_steps ends within an epoch is validated as well, and has a best.ckpt:
             # Lightning validates there only if it is asked to stop.
             trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
