@@ -133,9 +133,8 @@ def test_an_unreachable_hub_is_explained_in_one_line(build, monkeypatch):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", offline)
-    with pytest.raises(
-        CheckpointError, match=r"no route\): connect this machine, or download the file model.safetensors of timm/"
-    ) as e:
+    told = r"no route\): connect this machine, or download the file model.safetensors of timm/"
+    with pytest.raises(CheckpointError, match=told) as e:
         load(build(), "test_vit")
     assert "\n" not in str(e.value)
 
