@@ -107,6 +107,7 @@ class ImageNet(LabelledData):
         self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
         self.channels = channels
+        self.sample_shape = (channels, size, size)  # of one view
         require("size", size, size >= 1, "1 or more")
         require("channels", channels, channels in (1, 3), "1 or 3")
         for name, values in (("mean", mean), ("std", std)):

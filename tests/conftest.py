@@ -39,6 +39,8 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """The same random numbers whichever tests ran before; torch only once something imported it."""
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TOME_LIGHTNING_RUN_DIR"):
+        os.environ.pop(name, None)  # a run leaves them to the processes it starts
     random.seed(0)
     np.random.seed(0)
     if torch := sys.modules.get("torch"):

@@ -110,7 +110,9 @@ def test_a_run_directory_is_never_used_again(run):
 def test_the_saved_config_is_a_recipe_of_the_same_run(run, trained):
     code, out, _ = run("fit", "--recipe", trained / "config.yaml", "--print_config")
     assert code == 0
-    assert yaml.safe_load(out) == yaml.safe_load((trained / "config.yaml").read_text())
+    again = yaml.safe_load(out)
+    assert again.pop("recipe") is None  # already part of the values
+    assert again == yaml.safe_load((trained / "config.yaml").read_text())
 
 
 def test_testing_at_another_r_uses_it_and_says_so(run, trained):
@@ -276,6 +278,19 @@ MISTAKES = {
         ["fit", "--recipe", "quickstart", "--model.input.timm_model", "swin_tiny_patch4_window7_224",
          "--model.vit", "{}"],
         "windows",
+    ),
+    "other image size": (
+        ["fit", "--recipe", "quickstart", "--model.input.size", "32"],
+        "samples of 1x28x28",
+    ),
+    "head set beside the task": (
+        ["fit", "--recipe", "quickstart", "--model.vit.num_classes", "7"],
+        "model.task.num_classes",
+    ),
+    "no learning rate": (["fit", "--recipe", "quickstart", "--model.lr", "0"], "model.lr"),
+    "unknown strategy": (
+        ["fit", "--recipe", "quickstart", "--trainer.strategy", "ddpp"],
+        "trainer options",
     ),
     "class count": (["fit", "--recipe", "quickstart", "--model.task.num_classes", "7"], "num_classes 10"),
     "broken schedule": (
@@ -489,3 +504,64 @@ def test_a_run_that_max_steps_ends_is_validated_whatever_the_interval(run):
     assert code == 0, err
     assert Path("short/checkpoints/best.ckpt").is_file()
     assert "top1" in summary_of(Path("short"))["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("given", "plan"),
+    [
+        ('{"r": 4, "inflection": -1.0}', [8, 4, 0]),
+        ('{"keep": 0.9}', [4, 4, 4]),
+        ("[4,2]", [4, 2, 0]),
+        ("5", [5, 5, 5]),
+    ],
+)
+def test_every_form_of_r_can_be_typed(run, trained, given, plan):
+    best = trained / "checkpoints" / "best.ckpt"
+    code, _, err = run("validate", "--ckpt_path", best, "--model.r", given, "--run_dir", "typed")
+    assert code == 0, err
+    assert summary_of(Path("typed"))["plan"] == plan
+
+
+def test_an_option_wins_over_a_recipe_that_stands_after_it(run):
+    code, out, err = run(
+        "fit", "--model.r=2", "--data.batch_size=8", "--recipe", "quickstart", "--print_config"
+    )
+    assert code == 0, err
+    config = yaml.safe_load(out)
+    assert (config["model"]["r"], config["data"]["init_args"]["batch_size"]) == (2, 8)
+
+
+def test_resuming_needs_nothing_but_the_checkpoint(run, trained):
+    last = trained / "checkpoints" / "last.ckpt"
+    code, out, err = run("fit", "--ckpt_path", last, "--print_config")
+    assert code == 0, err
+    resumed, first = yaml.safe_load(out), yaml.safe_load((trained / "config.yaml").read_text())
+    for section in ("model", "data", "tome", "trainer", "seed_everything"):
+        assert resumed[section] == first[section]
+
+
+def test_a_recipe_may_name_the_classes_that_a_checkpoint_may_not(run, trained):
+    saved = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    config = saved["hyper_parameters"]["input"]
+    saved["hyper_parameters"]["input"] = {**config, "class_path": "elsewhere.Image"}
+    torch.save(saved, "foreign.ckpt")
+    words = ["validate", "--ckpt_path", "foreign.ckpt", "--print_config"]
+    code, out, err = run(*words, "--recipe", "quickstart")
+    assert code == 0, err
+    assert yaml.safe_load(out)["model"]["input"]["class_path"] == "tome_lightning.inputs.Image"
+    assert run(*words)[0] == 2
+
+
+def test_another_progress_bar_takes_the_place_of_ours(run):
+    words = [word for word in TINY if "progress" not in word]
+    bar = "--trainer.callbacks=RichProgressBar"
+    code, _, err = run("fit", "--recipe", "quickstart", *words, bar)
+    assert code == 0, err
+
+
+def test_the_summary_says_which_r_was_measured_and_which_trained(run):
+    words = [*TINY, "--model.r=0", "--tome.train_r=4", "--tome.eval_r=2", "--run_dir=out"]
+    code, _, err = run("fit", "--recipe", "quickstart", *words)
+    assert code == 0, err
+    summary = summary_of(Path("out"))
+    assert (summary["r"], summary["train_r"], summary["plan"]) == (2, 4, [2, 2, 2])

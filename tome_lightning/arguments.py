@@ -34,18 +34,23 @@ class Arguments(NamedTuple):
 def read_arguments(argv: list[str]) -> Arguments:
     """Sort the arguments after the verb.
 
-    ``--recipe NAME`` and ``--recipe FILE`` become ``--config FILE``, in place, so that later wins;
-    long options may be written with dashes; ``--weights_only`` is refused, because checkpoints are
-    always loaded safely.
+    ``--recipe NAME`` and ``--recipe FILE`` become ``--config FILE``; these come first, in their order,
+    so that every option given on the command line overrules them, wherever it stands. Long options
+    may be written with dashes; ``--weights_only`` is refused, because checkpoints are always loaded
+    safely.
 
     Raises:
         UsageError: For a refused option or a checkpoint that is not there.
         recipes.RecipeError: For an unknown recipe.
     """
+    files: list[str] = []
     out: list[str] = []
     recipe = ckpt_path = None
     words = iter(argv)
     for word in words:
+        if word == "-c":
+            files += ["--config", _next(words, "-c needs a file")]
+            continue
         if not re.match(r"--[A-Za-z]", word):
             out.append(word)
             continue
@@ -56,7 +61,9 @@ def read_arguments(argv: list[str]) -> Arguments:
             path = recipes.path(value)
             _check_yaml(path)
             recipe = path.stem
-            out += ["--config", str(path)]
+            files += ["--config", str(path)]
+        elif name == "--config":
+            files += ["--config", value if given else _next(words, "--config needs a file")]
         elif name == "--ckpt_path":
             value = value if given else _next(words, "--ckpt_path needs a file")
             if value != "null":
@@ -69,7 +76,7 @@ def read_arguments(argv: list[str]) -> Arguments:
             )
         else:
             out.append(name + given + value)
-    return Arguments(out, recipe, ckpt_path)
+    return Arguments([*files, *out], recipe, ckpt_path)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
-from tome_lightning.tome import RSchedule, requested_plan, token_counts
+from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
 from tome_lightning.tome.plan import R, check_r
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class ToMeCallback(Callback):
     def __init__(
         self,
         schedule: RSchedule = CONSTANT,
-        train_r: int | list[int] | dict[str, float] | None = None,
-        eval_r: int | list[int] | dict[str, float] | None = None,
+        train_r: int | list[int] | dict[str, int | float] | None = None,
+        eval_r: int | list[int] | dict[str, int | float] | None = None,
         compare_dense: int = 0,
     ) -> None:
         self.schedule = schedule
@@ -51,7 +51,7 @@ class ToMeCallback(Callback):
         self.meter = StepMeter()
         self.final_r: R = 0  # the model's own, from setup() on
         self._running = False
-        self.dense_against_merged: dict[str, float] | None = None
+        self.dense_against_merged: dict[str, int | float] | None = None
         self._last_batch: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -142,6 +142,7 @@ class ToMeCallback(Callback):
 
     def summary(self, module: FineTune, device: torch.device) -> dict[str, Any]:
         """What ``summary.json`` says of speed; medians over the recent steps of the most used r."""
+        model, r = module.model, self._evaluated(self.final_r)
         rows = self.meter.read()
         step_ms = data_ms = None
         if rows:
@@ -149,8 +150,9 @@ class ToMeCallback(Callback):
             step_ms = self.meter.median(most_used, "step_ms")
             data_ms = self.meter.median(most_used, "data_ms")
         return {
-            "r": module.model.r,
-            "plan": list(module.model.plan()),
+            "r": r,
+            "train_r": self._target(self.final_r),
+            "plan": list(layer_plan(r, model.depth, model.num_tokens, model.num_prefix)),
             "step_ms": step_ms,
             "data_ms": data_ms,
             "peak_mem_mib": peak_memory_mib(device),
@@ -200,12 +202,15 @@ class ToMeCallback(Callback):
         known["tome/peak_mem_mib"] = peak_memory_mib(pl_module.device)
         pl_module.log_dict(known)
 
-    def _time_dense_against_merged(self, trainer: Trainer, module: FineTune) -> dict[str, float]:
+    def _time_dense_against_merged(
+        self, trainer: Trainer, module: FineTune
+    ) -> dict[str, int | float]:
         """Time dense and merged steps in turn, on the same batch; gradients are thrown away."""
         x, y, _ = self._last_batch
         merged = module.model.r
         times: dict[str, list[float]] = {"dense": [], "merged": []}
         module.train()
+        module.keep_frozen_in_eval()
         with torch.enable_grad():
             for _ in range(self.compare_dense + 1):
                 for name, r in (("dense", 0), ("merged", merged)):

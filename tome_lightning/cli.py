@@ -23,7 +23,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from timm.models.vision_transformer import VisionTransformer
@@ -75,7 +75,8 @@ class ToMeCLI(LightningCLI):
         first: list[str] = []
         with contextlib.ExitStack() as stack:
             if arguments.ckpt_path is not None:
-                saved = checkpoint_config(arguments.ckpt_path)
+                given = "--config" in arguments.argv
+                saved = checkpoint_config(arguments.ckpt_path, verb, given)
                 self.recipe = self.recipe or saved.recipe
                 self.from_checkpoint = saved.config
                 path = stack.enter_context(_yaml_file(saved.config))
@@ -169,28 +170,30 @@ class ToMeCLI(LightningCLI):
                 if self.subcommand == "fit"
                 else False
             )
-        if trainer_config["enable_progress_bar"] is not False:
+        callbacks = trainer_config["callbacks"] or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+        if trainer_config["enable_progress_bar"] is not False and not bars:
             # Refreshing reads the loss, which waits for the device: not at every step.
             extra.append(TQDMProgressBar(refresh_rate=10))
         if trainer_config["enable_model_summary"] is None:
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
         if self.subcommand == "predict":
             extra.append(PredictionWriter(self.run_dir))
-        trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
+        trainer_config["callbacks"] = [*callbacks, *extra]
         self.model.restoring = self.ckpt_path is not None
-        self.model.run_config = {
-            "recipe": self.recipe,
-            "data": yaml.safe_load(self.config_yaml)["data"],
-        }
+        config = yaml.safe_load(self.config_yaml)
+        sections = ("data", "tome", "trainer", "seed_everything")
+        self.model.run_config = {"recipe": self.recipe, **{name: config[name] for name in sections}}
         try:
             return super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             if not torch.cuda.is_available() and trainer_config["accelerator"] in ("gpu", "cuda"):
                 raise UsageError(
                     f"trainer.accelerator is {trainer_config['accelerator']!r}, but torch "
                     f"{torch.__version__} sees no CUDA device. Use --trainer.accelerator cpu or auto."
                 ) from error
-            raise
+            raise UsageError(f"Lightning refuses these trainer options: {error}") from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
@@ -244,7 +247,8 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
     for name, value in (overrides or {}).items():
         plain = value if isinstance(value, str) else json.dumps(value, default=str)
         words.append(f"--{name}={plain}")
-    os.environ.pop(RUN_DIR_VARIABLE, None)
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.pop(RUN_DIR_VARIABLE, None)
     _silence()
     try:
         cli = ToMeCLI(words)

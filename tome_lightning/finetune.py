@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
@@ -61,7 +63,7 @@ class FineTune(LightningModule):
         task: Task,
         vit: dict[str, Any] | None = None,
         checkpoint: str | None = None,
-        r: int | list[int] | dict[str, float] = 0,
+        r: int | list[int] | dict[str, int | float] = 0,
         prop_attn: bool | None = None,
         base_lr: float = 1e-3,
         lr: float | None = None,
@@ -88,7 +90,12 @@ class FineTune(LightningModule):
         self.head_init_std = head_init_std
         self.frozen = freeze
 
+        self._check_numbers()
         vit = dict(vit or {})
+        if "num_classes" in vit:
+            raise FineTuneError(
+                "model.vit.num_classes is set by the task. Pass --model.task.num_classes instead."
+            )
         family, pooling = "mae", None
         unpooled = self.input.chooses_pool and "global_pool" not in vit
         if checkpoint is not None and (prop_attn is None or unpooled):
@@ -190,6 +197,7 @@ class FineTune(LightningModule):
             if self.class_names is None:
                 self.class_names = list(data.class_names)
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
+        self._check_shape(getattr(data, "sample_shape", None))
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
             self._load_weights(stage)
@@ -197,6 +205,23 @@ class FineTune(LightningModule):
             self._head_is_new = True
             self._init_head()
             self._tell_averages()
+
+    def on_train_start(self) -> None:
+        if self.trainer.world_size > 1:
+            # As MAE: seed + rank. Else all processes would draw the same mixup and drop paths.
+            seed = (torch.initial_seed() + self.global_rank) % 2**32
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+
+    def on_train_epoch_start(self) -> None:
+        self.keep_frozen_in_eval()
+
+    def keep_frozen_in_eval(self) -> None:
+        """A frozen backbone gives the features it will give later: no drop path, no dropout."""
+        if self.frozen == "backbone":
+            self.vit.eval()
+            self.vit.head_drop.train()
 
     def on_validation_start(self) -> None:
         self._load_weights("validate")
@@ -226,6 +251,30 @@ class FineTune(LightningModule):
                 f"{stage} measures random weights: there is no --model.checkpoint and no --ckpt_path"
             )
         self._has_weights = True
+
+    def _check_numbers(self) -> None:
+        rules = {
+            "base_lr": (self.base_lr, self.base_lr > 0, "above 0"),
+            "lr": (self.lr, self.lr is None or self.lr > 0, "above 0"),
+            "min_lr": (self.min_lr, self.min_lr >= 0, "0 or more"),
+            "warmup_epochs": (self.warmup_epochs, self.warmup_epochs >= 0, "0 or more"),
+            "weight_decay": (self.weight_decay, self.weight_decay >= 0, "0 or more"),
+            "layer_decay": (self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and up to 1"),
+            "betas": (self.betas, all(0 <= b < 1 for b in self.betas), "at least 0 and below 1"),
+            "head_init_std": (self.head_init_std, self.head_init_std >= 0, "0 or more"),
+        }
+        for name, (value, fine, expected) in rules.items():
+            if not fine:
+                raise FineTuneError(f"model.{name} must be {expected}, got {value}.")
+
+    def _check_shape(self, shape: tuple[int, ...] | None) -> None:
+        if shape is None or shape == self.input.shape or self.vit.dynamic_img_size:
+            return
+        raise FineTuneError(
+            f"The data gives samples of {'x'.join(map(str, shape))} (channels x size), the model reads "
+            f"{'x'.join(map(str, self.input.shape))}. Set model.input.size and data.size (and "
+            "channels) to the same values."
+        )
 
     def _init_head(self) -> None:
         # A new head for every fine-tuning, also from a fine-tuned file, as MAE does.

@@ -21,12 +21,18 @@ class SavedConfig(NamedTuple):
     recipe: str | None
 
 
-def checkpoint_config(path: Path) -> SavedConfig:
+def checkpoint_config(path: Path, verb: str, recipe_given: bool) -> SavedConfig:
     """Read a run's config from its checkpoint, safely.
 
+    Args:
+        path: The checkpoint.
+        verb: ``fit`` goes on as the run was, so it also takes ``trainer``, ``tome`` and the seed.
+        recipe_given: Whether a recipe can supply what is not taken from the checkpoint: classes that
+            are not ours are never imported because a checkpoint names them.
+
     Raises:
-        UsageError: If the file is no checkpoint of ours, is truncated, or holds anything but tensors
-            and plain values.
+        UsageError: If the file is no checkpoint of ours, is truncated, holds anything but tensors
+            and plain values, or names foreign classes and there is no recipe to do so.
     """
     try:
         saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
@@ -43,10 +49,16 @@ def checkpoint_config(path: Path) -> SavedConfig:
             "start from (MAE, timm, safetensors files) go to --model.checkpoint."
         )
     ours = saved.get("tome_lightning", {})
-    config = {"model": dict(saved["hyper_parameters"])}
-    if ours.get("data"):
-        config["data"] = ours["data"]
-    _check_classes(config, path)
+    config: dict[str, Any] = {"model": dict(saved["hyper_parameters"])}
+    sections = ("data", "tome", "trainer", "seed_everything") if verb == "fit" else ("data",)
+    config |= {name: ours[name] for name in sections if ours.get(name) is not None}
+    foreign: list[str] = []
+    config = _without_foreign_classes(config, "", foreign)
+    if foreign and not recipe_given:
+        raise UsageError(
+            f"{path} names classes that are not ours, and a checkpoint's word is not enough to import "
+            f"them: {', '.join(foreign)}. Name them in a recipe of your own (--recipe FILE)."
+        )
     return SavedConfig(config, ours.get("recipe"))
 
 
@@ -66,19 +78,29 @@ def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | Non
     return "\n".join(lines)
 
 
-def _check_classes(value: Any, path: Path) -> None:
+def _without_foreign_classes(value: Any, name: str, foreign: list[str]) -> Any:
+    """The config without the parts that name classes of others, which ``foreign`` collects."""
     if isinstance(value, dict):
-        name = value.get("class_path")
-        if isinstance(name, str) and not name.startswith(TRUSTED):
-            raise UsageError(
-                f"{path} names the class {name}, which is not one of ours, so it was not imported. "
-                "Name it in a recipe of your own (--recipe FILE)."
-            )
-        for item in value.values():
-            _check_classes(item, path)
-    elif isinstance(value, list):
+        kept = {}
+        for key, item in value.items():
+            where = f"{name}.{key}" if name else str(key)
+            found = len(foreign)
+            cleaned = _without_foreign_classes(item, where, foreign)
+            if isinstance(item, dict) and not _trusted(item):
+                foreign.append(f"{where}={item['class_path']}")
+            elif not isinstance(item, list) or len(foreign) == found:
+                kept[key] = cleaned
+        return kept
+    if isinstance(value, list):
         for item in value:
-            _check_classes(item, path)
+            if isinstance(item, dict) and not _trusted(item):
+                foreign.append(f"{name}={item['class_path']}")
+            _without_foreign_classes(item, name, foreign)
+    return value
+
+
+def _trusted(value: dict[str, Any]) -> bool:
+    return str(value.get("class_path", TRUSTED[0])).startswith(TRUSTED)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,8 +32,8 @@ def make_run_dir(given: str | None, recipe: str | None, resuming: bool) -> Path:
         UsageError: If the directory named by the user holds something and no run is resumed, or if
             it cannot be written.
     """
-    if RUN_DIR_VARIABLE in os.environ and not is_first_process():
-        return Path(os.environ[RUN_DIR_VARIABLE])
+    if not is_first_process():  # it writes nothing; RunRecord learns the real directory from rank 0
+        return Path(os.environ.get(RUN_DIR_VARIABLE) or given or Path("runs", recipe or "run"))
     try:
         path = _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
         if not os.access(path, os.W_OK | os.X_OK):
@@ -54,8 +54,7 @@ def _named(path: Path, resuming: bool) -> Path:
             f"The run directory {path} is not empty. Name another with --run_dir, leave it out for a "
             "new runs/<recipe>/<n>, or resume with --ckpt_path."
         )
-    if is_first_process():
-        path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -73,8 +72,6 @@ def remove_unused(directory: str | None) -> None:
 def _numbered(parent: Path) -> Path:
     taken = [int(child.name) for child in parent.glob("[0-9]*") if child.name.isdigit()]
     number = max(taken, default=-1) + 1
-    if not is_first_process():
-        return parent / str(number)
     while True:
         try:
             (parent / str(number)).mkdir(parents=True)
@@ -103,6 +100,7 @@ class RunRecord(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.directory = Path(trainer.strategy.broadcast(str(self.directory)))
         if trainer.is_global_zero:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._config_path().write_text(self.config)
@@ -174,7 +172,8 @@ class RunRecord(Callback):
 
     def _checkpoint(self, trainer: Trainer) -> str | None:
         if trainer.state.fn != "fit":
-            return str(trainer.ckpt_path) if trainer.ckpt_path else None
+            path = trainer.ckpt_path or as_finetune(trainer.lightning_module).checkpoint
+            return str(path) if path else None
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 path = callback.best_model_path or callback.last_model_path

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
@@ -115,10 +116,10 @@ class SingleLabel(Task):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         smoothing = 0.0 if target.is_floating_point() else self.smoothing
-        return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        return F.cross_entropy(_full(logits), target, label_smoothing=smoothing)
 
     def scores(self, logits: Tensor) -> Tensor:
-        views = logits.float().log_softmax(dim=-1)
+        views = _full(logits).log_softmax(dim=-1)
         return views.logsumexp(dim=1) - math.log(views.shape[1])
 
     def eval_loss(self, scores: Tensor, y: Tensor) -> Tensor:
@@ -133,3 +134,8 @@ class SingleLabel(Task):
                 for k in (1, 5)
             }
         )
+
+
+def _full(logits: Tensor) -> Tensor:
+    """At least float32: a softmax over many classes in half precision loses the small ones."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
