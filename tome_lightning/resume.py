@@ -57,7 +57,8 @@ def checkpoint_config(path: Path, verb: str, recipe_given: bool) -> SavedConfig:
     if foreign and not recipe_given:
         raise UsageError(
             f"{path} names classes that are not ours, and a checkpoint's word is not enough to import "
-            f"them: {', '.join(foreign)}. Name them in a recipe of your own (--recipe FILE)."
+            f"them: {', '.join(foreign)}. Name them in a recipe (--recipe FILE; the run's own "
+            "config.yaml will do)."
         )
     return SavedConfig(config, ours.get("recipe"))
 
