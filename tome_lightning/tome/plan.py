@@ -129,12 +129,7 @@ def _check_mapping(r: Mapping[str, float]) -> Mapping[str, float]:
             raise PlanError(
                 f"inflection lies between -1 (merge early) and 1 (merge late), got {inflection!r}."
             )
-        most = r["r"]
-        if (
-            isinstance(most, float) and most.is_integer()
-        ):  # parsers of mappings of numbers make 16.0
-            most = int(most)
-        return {"r": _whole(most, "r"), "inflection": float(inflection)}
+        return {"r": _whole(r["r"], "r"), "inflection": float(inflection)}
     raise PlanError(
         'r as a mapping is {"r": 16, "inflection": -1.0} or {"keep": 0.9}, '
         f"got the keys {sorted(map(str, r))}."
