@@ -6,10 +6,14 @@ import difflib
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
+
+from tome_lightning.clip import SeparableViT, TubeletEmbed, fix_positions, sinusoid_table
 
 
 class InputError(ValueError):
@@ -101,11 +105,90 @@ class Image(Input):
         return cast(VisionTransformer, vit)
 
     def _check_tiles(self, patch: int) -> None:
-        if self.size < 1 or patch < 1 or self.size % patch:
+        _check_multiple("Image size", self.size, f"patches of {patch} pixels", patch)
+
+
+Positions = Literal["separable", "joint", "sinusoid"]
+
+
+@dataclass(frozen=True)
+class Clip(Input):
+    """Clips ``[channels, frames, size, size]`` cut into tubelets of ``tubelet`` frames.
+
+    Args:
+        frames: Frames of a clip.
+        size: Side of a frame in pixels.
+        tubelet: Frames of a tubelet.
+        patch: Side of a tubelet in pixels.
+        positions: ``separable``: learned, one row a place plus one a time plus the class token's
+            (MAE-ST); ``joint``: learned, one row a token (MAE-ST's other variant); ``sinusoid``:
+            fixed, one row a token, by default without a class token (VideoMAE).
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    frames: int = 16
+    size: int = 224
+    tubelet: int = 2
+    patch: int = 16
+    positions: Positions = "separable"
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.frames, self.size, self.size)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens over time, rows and columns."""
+        side = self.size // self.patch
+        return (self.frames // self.tubelet, side, side)
+
+    def build(self, **timm_kwargs: Any) -> VisionTransformer:
+        """See ``Input.build``; pools by averaging (``global_pool="avg"``) unless told otherwise."""
+        check_timm_arguments(timm_kwargs)
+        self._check()
+        if self.positions == "separable" and timm_kwargs.get("reg_tokens"):
             raise InputError(
-                f"Image size {self.size} cannot be cut into patches of {patch} pixels: it must be a "
-                f"multiple. Nearest: {_nearest_multiple(self.size, patch)}."
+                "Separable positions have no rows for register tokens (model.vit.reg_tokens). Leave "
+                "them out, or set model.input.positions to joint."
             )
+        timm_kwargs = {
+            "global_pool": "avg",
+            "class_token": self.positions != "sinusoid",
+            **timm_kwargs,
+        }
+        embed = partial(TubeletEmbed, frames=self.frames, tubelet=self.tubelet)
+        kind = SeparableViT if self.positions == "separable" else VisionTransformer
+        try:
+            vit = kind(
+                img_size=self.size, patch_size=self.patch, in_chans=self.channels,
+                embed_layer=embed, **timm_kwargs,
+            )  # fmt: skip
+        except (AssertionError, TypeError) as error:  # timm states its conditions as asserts
+            raise InputError(f"timm cannot build a ViT from {timm_kwargs}: {error}") from error
+        if self.positions == "sinusoid":
+            table = sinusoid_table(vit.patch_embed.num_patches, vit.embed_dim)
+            prefix = torch.zeros(1, vit.num_prefix_tokens, vit.embed_dim, device=table.device)
+            fix_positions(vit, torch.cat([prefix, table], dim=1))
+        return vit
+
+    def _check(self) -> None:
+        if self.positions not in get_args(Positions):
+            raise InputError(
+                f"model.input.positions is one of {', '.join(get_args(Positions))}, "
+                f"got {self.positions!r}."
+            )
+        tubes = f"tubelets of {self.tubelet} frames"
+        _check_multiple("Number of frames", self.frames, tubes, self.tubelet)
+        _check_multiple("Frame size", self.size, f"patches of {self.patch} pixels", self.patch)
+
+
+def _check_multiple(what: str, size: int, parts: str, part: int) -> None:
+    if size < 1 or part < 1 or size % part:
+        raise InputError(
+            f"{what} {size} cannot be cut into {parts}: it must be a multiple. "
+            f"Nearest: {_nearest_multiple(size, part)}."
+        )
 
 
 def check_timm_arguments(timm_kwargs: dict[str, Any]) -> None:

@@ -204,7 +204,7 @@ class ToMeViT(nn.Module):
         prefix = [tokens[:, : self.num_prefix] for tokens in taken]
         taken = [tokens[:, self.num_prefix :] for tokens in taken]
         if as_grid:
-            grid = self.vit.patch_embed.dynamic_feat_size(x.shape[-2:])
+            grid = self.vit.patch_embed.dynamic_feat_size(x.shape[2:])
             taken = [t.transpose(1, 2).unflatten(2, grid).contiguous() for t in taken]
         if output_dict:
             result: dict[str, Any] = {"image_intermediates": taken}
