@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
-from datamodules.loader import EpochSampler, Loader
+from datamodules.loader import EpochSampler, Loader, flatten_repeats
 from datamodules.samples import Samples
 
 __all__ = ["DataError", "LabelledData"]
@@ -28,8 +28,10 @@ class LabelledData(LightningDataModule, ABC):
     """Base of the data modules: batches `(x, y, id)`.
 
     Training: x `[B, C, ...]`. Evaluation: x `[B, V, C, ...]` with V views. y and id: int64 `[B]`;
-    id is the index of the sample in its split. A subclass says what a split is with `check`,
-    `build` and `class_names`.
+    id is the index of the sample in its split, y is -1 for an evaluated sample whose file cannot be
+    read. A subclass says what a split is with `check`, `build` and `class_names`. One with an
+    attribute `repeat_aug` trains on that many views of each sample: its training samples are
+    `[repeat_aug, C, ...]`, its batches `[B * repeat_aug, C, ...]`.
 
     Args:
         batch_size: Training samples in a batch on each process.
@@ -101,14 +103,14 @@ class LabelledData(LightningDataModule, ABC):
         """Check, then list the files of the splits that `stage` needs.
 
         Raises:
-            DataError: From `check`, or the training split has fewer samples than one batch.
+            DataError: From `check`, or the training split has fewer samples than processes.
         """
         self.check(stage)
         for split in _SPLITS[stage] if stage else ("train", "val", "test"):
             if split not in self._samples:
                 self._samples[split] = self.build(split)
         if "train" in self._samples and stage in ("fit", None):
-            self._check_one_batch()
+            self._fit_batch_to_data()
             self._warn_of_few_workers()
 
     def samples(self, split: str) -> Samples:
@@ -145,6 +147,16 @@ class LabelledData(LightningDataModule, ABC):
     def corrupt(self) -> int:
         """Distinct files that this process and its workers could not read so far."""
         return sum(samples.bad.count for samples in self._samples.values())
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """Files of each split that this process and its workers could not read so far."""
+        counts = {split: samples.bad.count for split, samples in self._samples.items()}
+        return {split: count for split, count in counts.items() if count}
+
+    def describe(self, split: str, count: int) -> str:
+        """What a metric of that many samples of `split` was measured on, in words."""
+        return f"{count} samples"
 
     def report(self) -> list[str]:
         """A line for each split with bad files that the loader has not reported yet."""
@@ -216,6 +228,7 @@ class LabelledData(LightningDataModule, ABC):
             num_workers=workers,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             drop_last=train,
+            collate_fn=flatten_repeats if train and hasattr(self, "repeat_aug") else None,
             prefetch_factor=self.prefetch_factor if workers else None,
             persistent_workers=self.persistent_workers and workers > 0,
         )
@@ -225,13 +238,22 @@ class LabelledData(LightningDataModule, ABC):
         """Seed of order and transforms: that of `seed_everything`, the same on all ranks, or 0."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    def _check_one_batch(self) -> None:
+    def _fit_batch_to_data(self) -> None:
+        """A few files, to try things out, make a smaller batch, even so that it can be mixed."""
         samples = self._samples["train"]
-        if not self.train_batches(self._processes):
+        share = len(samples) // self._processes
+        if share < 1:
             raise DataError(
-                f"{samples.root}: {len(samples)} training samples on {self._processes} processes "
-                f"do not fill one batch of {self.batch_size} each; lower batch_size or add data"
+                f"{samples.root}: {len(samples)} training samples are fewer than the "
+                f"{self._processes} processes that train on them; add data or use fewer devices"
             )
+        if share < self.batch_size:
+            smaller = max(1, share // 2 * 2)
+            rank_zero_warn(
+                f"{len(samples)} training samples on {self._processes} processes do not fill one "
+                f"batch of {self.batch_size} each: batch_size is {smaller} instead"
+            )
+            self.batch_size = smaller
 
     def _warn_of_few_workers(self) -> None:
         wanted = min(4, self._cores // 2)

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 LOG_BYTES = 1 << 16  # per writer: about 300 first errors; the count of bad files has no such limit
-_GOOD, _BAD = 1, 2
+_GOOD, _BAD, _HUNG = 1, 2, 3
 
 
 class BadFiles:
@@ -22,6 +22,7 @@ class BadFiles:
     def __init__(self, files: int, workers: int) -> None:
         self.state = torch.zeros(files, dtype=torch.uint8).share_memory_()
         self.log = torch.zeros(workers + 1, LOG_BYTES, dtype=torch.uint8).share_memory_()
+        self.counts = torch.zeros(workers + 1, 2, dtype=torch.int64).share_memory_()
 
     def read(self, index: int) -> None:
         """Note that file `index` could be read."""
@@ -29,22 +30,45 @@ class BadFiles:
             self.state[index] = _GOOD
 
     def failed(self, index: int, error: Exception) -> None:
-        """Note that file `index` could not be read; only its first error is kept."""
-        if self.state[index] == _BAD:
+        """Note that file `index` could not be read; only its first error is kept.
+
+        A `TimeoutError` says that a thread is still stuck in it.
+        """
+        worker = get_worker_info()
+        writer = 0 if worker is None else (worker.id + 1) % len(self.log)
+        hung = isinstance(error, TimeoutError)
+        self.counts[writer] += torch.tensor([1, hung])
+        known = int(self.state[index]) >= _BAD
+        if hung:
+            self.state[index] = _HUNG
+        if known:
             return
         text = " ".join(f"{type(error).__name__}: {error}".split())
         line = f"{index}\t{text[:200]}\n".encode(errors="replace").replace(b"\0", b"?")
-        worker = get_worker_info()
-        row = self.log[0 if worker is None else (worker.id + 1) % len(self.log)].numpy()
+        row = self.log[writer].numpy()
         used = np.count_nonzero(row)
         if used + len(line) <= LOG_BYTES:
             row[used : used + len(line)] = np.frombuffer(line, dtype=np.uint8)
-        self.state[index] = _BAD
+        self.state[index] = _HUNG if hung else _BAD
+
+    def hangs(self, index: int) -> bool:
+        """Whether reading file `index` has hung before: it is not worth another thread."""
+        return int(self.state[index]) == _HUNG
 
     @property
     def count(self) -> int:
         """Number of distinct files that could not be read."""
-        return int((self.state == _BAD).sum())
+        return int((self.state >= _BAD).sum())
+
+    @property
+    def failures(self) -> int:
+        """Number of reads that failed; a file may fail in every epoch."""
+        return int(self.counts[:, 0].sum())
+
+    @property
+    def hung(self) -> int:
+        """Number of reads that never came back, so of threads left behind."""
+        return int(self.counts[:, 1].sum())
 
     @property
     def seen(self) -> int:

@@ -168,6 +168,7 @@ class ImageNet(LabelledData):
             workers=self.workers,
             max_retries=self.max_retries,
             max_corrupt_share=self.max_corrupt_share,
+            evaluation=not train,
         )
 
     @property

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.errors import DataError
@@ -22,6 +23,16 @@ class EpochSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[int]:
         indices = list(super().__iter__())
         return iter(indices[self.skip :])
+
+
+def flatten_repeats(samples: list[tuple[Tensor, int, int]]) -> list[Tensor]:
+    """Collate B samples of R augmented views each: x `[B*R, ...]`, y and id `[B*R]`.
+
+    All first views come before all second ones, so that the reversed batch, which mixup pairs a
+    batch with, never pairs a sample with itself while B is even.
+    """
+    x, y, ids = default_collate(samples)
+    return [x.transpose(0, 1).flatten(0, 1), y.repeat(x.shape[1]), ids.repeat(x.shape[1])]
 
 
 class Loader(DataLoader[Any]):

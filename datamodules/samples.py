@@ -21,19 +21,23 @@ MIN_BAD_FILES = 10  # fewer never stop a run: a share of few files says nothing
 class Samples(Dataset[tuple[Tensor, int, int]]):
     """Yields `(x, y, id)` with `id` the index asked for.
 
-    What is random in `transform` depends on (seed, epoch, id) alone: not on the number of workers,
-    on the order of reading, or on where a run was resumed.
+    What is random in `read`, in `transform` and in the choice of a replacement depends on (seed,
+    epoch, id) alone: not on the number of workers, on the order of reading, or on where a run was
+    resumed.
 
     Args:
         name: What messages call this split.
         root: Folder that relative paths of `files` start from.
         files: Paths and labels.
-        read: Opens one path; whatever it raises marks the file as bad.
+        read: Opens one path; whatever it raises marks the file as bad, `TimeoutError` as one that
+            hangs, which is not tried again.
         transform: Turns what `read` returns into `x`; what it raises is raised.
         seed: Seed of the transforms, 0 or more.
         workers: Number of loader workers that will use this object.
         max_retries: Files of the same class that are tried in place of a bad one.
         max_corrupt_share: Stop when more than this share of the files seen is bad.
+        max_hung: Stop when more reads than this have hung: each leaves a thread behind.
+        evaluation: Give a sample whose file was replaced the label -1, so that nobody counts it.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
         workers: int = 0,
         max_retries: int = 10,
         max_corrupt_share: float = 0.05,
+        max_hung: int = 16,
+        evaluation: bool = False,
     ) -> None:
         self.name = name
         self.root = root
@@ -57,18 +63,22 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
         self.seed = seed
         self.max_retries = max_retries
         self.max_corrupt_share = max_corrupt_share
+        self.max_hung = max_hung
+        self.evaluation = evaluation
         self.bad = BadFiles(len(files), workers)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers may outlive it
-        self._reported = 0
+        self._reported = self._failures_reported = 0
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        content = self._load(index)
-        with seeded(self.seed, int(self._epoch), index):
+        key = (self.seed, int(self._epoch), index)
+        with seeded(*key):
+            content, used = self._load(index, key)
             x = self.transform(content)
-        return x, int(self.files.labels[index]), index
+        counts = used == index or not self.evaluation
+        return x, int(self.files.labels[index]) if counts else -1, index
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of the transforms, in this process and in living workers."""
@@ -79,20 +89,26 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
         return os.path.join(self.root, self.files[index][0])
 
     def report(self) -> str | None:
-        """One line on the bad files found since the last report; None if there are none."""
-        count = self.bad.count
-        if count <= self._reported:
+        """One line on the reads that failed since the last report; None if there were none."""
+        failures = self.bad.failures - self._failures_reported
+        if not failures:
             return None
-        new = list(self.bad.errors().items())[:3]
-        self._reported = count
+        self._failures_reported += failures
+        errors = list(self.bad.errors().items())
+        new = errors[self._reported :][:3] or errors[:3]
+        self._reported = len(errors)
         shown = "; ".join(f"{self.path(index)} ({error})" for index, error in new)
+        fate = "left out of the metrics" if self.evaluation else "replaced by others of their class"
         return (
-            f"{self.name}: {count} of {self.bad.seen} files seen so far cannot be read and were "
-            f"replaced by others of their class, for example {shown}"
+            f"{self.name}, epoch {int(self._epoch)}: {failures} reads failed; {self.bad.count} of "
+            f"{self.bad.seen} files seen so far cannot be read and were {fate}, for example {shown}"
         )
 
-    def _load(self, index: int) -> Any:
-        for candidate in self._candidates(index):
+    def _load(self, index: int, key: tuple[int, ...]) -> tuple[Any, int]:
+        """What was read, and the index of the file it was read from."""
+        for candidate in self._candidates(index, key):
+            if self.bad.hangs(candidate):
+                continue
             try:
                 content = self.read(self.path(candidate))
             except MemoryError:  # says nothing about the file
@@ -102,18 +118,17 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
                 self._stop_if_too_many()
             else:
                 self.bad.read(candidate)
-                return content
+                return content, candidate
         raise DataError(
             f"{self.name}: no readable file for class index {self.files[index][1]} after "
             f"{min(self.max_retries, self._class_size(index) - 1)} retries, {self._example(index)}"
         )
 
-    def _candidates(self, index: int) -> Iterator[int]:
+    def _candidates(self, index: int, key: tuple[int, ...]) -> Iterator[int]:
         yield index
         peers = np.flatnonzero(self.files.labels == self.files.labels[index])
-        here = int(np.searchsorted(peers, index))
-        for step in range(1, min(self.max_retries, len(peers) - 1) + 1):
-            yield int(peers[(here + step) % len(peers)])
+        order = np.random.default_rng(key).permutation(peers[peers != index])
+        yield from map(int, order[: self.max_retries])
 
     def _class_size(self, index: int) -> int:
         return int((self.files.labels == self.files.labels[index]).sum())
@@ -125,6 +140,12 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
                 f"{self.name}: {bad} of {seen} files seen cannot be read, more than "
                 f"max_corrupt_share={self.max_corrupt_share}, {self._example()}; repair or remove "
                 "them, or raise max_corrupt_share"
+            )
+        if self.bad.hung > self.max_hung:
+            raise DataError(
+                f"{self.name}: {self.bad.hung} reads hung and left a thread behind, more than "
+                f"max_hung={self.max_hung}, {self._example()}; check the storage, leave these files "
+                "out, or raise read_timeout"
             )
 
     def _example(self, index: int | None = None) -> str:

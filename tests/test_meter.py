@@ -102,24 +102,39 @@ def test_reading_twice_counts_nothing_twice(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step_ms", "data_ms", "start"),
+    ("share", "start"),
     [
-        (100.0, 0.0, "the model: 0%"),
-        (91.0, 9.0, "the model: 9%"),
-        (90.0, 10.0, "partly data: 10%"),
-        (51.0, 49.0, "partly data: 49%"),
-        (50.0, 50.0, "data: 50%"),
-        (1.0, 99.0, "data: 99%"),
-        (None, None, "unknown"),
-        (10.0, None, "unknown"),
+        (0.0, "the model: 0%"),
+        (0.09, "the model: 9%"),
+        (0.1, "partly data: 10%"),
+        (0.49, "partly data: 49%"),
+        (0.5, "data: 50%"),
+        (0.99, "data: 99%"),
+        (None, "unknown"),
     ],
 )
+@pytest.mark.parametrize("repeats", [True, False])
 def test_what_limits_a_run_is_said_in_words(
-    step_ms: float | None, data_ms: float | None, start: str
+    share: float | None, start: str, repeats: bool
 ) -> None:
-    words = limiting_words(step_ms, data_ms)
+    words = limiting_words(share, repeats)
     assert words.startswith(start)
-    assert ("num_workers" in words) == ("data:" in words)  # a way out wherever data is the reason
+    data = "data: " in words
+    assert ("num_workers" in words) == data  # a way out wherever data is the reason
+    assert ("repeat_aug" in words) == (data and repeats)
+
+
+def test_waiting_counts_bursts_that_a_median_does_not_see(clock: Clock) -> None:
+    """Four workers hand over four batches at once: three of four steps wait for nothing."""
+    meter = StepMeter()
+    assert meter.waiting_share() is None
+    step(meter, clock, 0, 10)
+    for _ in range(6):
+        step(meter, clock, 160, 10)
+        for _ in range(3):
+            step(meter, clock, 0, 10)
+    assert meter.median("a", "data_ms") == pytest.approx(0, abs=1e-6)
+    assert meter.waiting_share() == pytest.approx(160 / 200)
 
 
 def test_peak_memory_holds_what_was_touched_and_is_no_more_than_the_machine_has() -> None:

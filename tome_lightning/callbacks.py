@@ -49,6 +49,7 @@ class ToMeCallback(Callback):
         self.eval_r = eval_r
         self.compare_dense = compare_dense
         self.meter = StepMeter()
+        self._repeats = False  # whether the data has repeat_aug
         self.final_r: R = 0  # the model's own, from setup() on
         self._running = False
         self.dense_against_merged: dict[str, int | float] | None = None
@@ -61,6 +62,8 @@ class ToMeCallback(Callback):
         self._running = True
         if stage == "fit":
             self.meter = StepMeter(trainer.strategy.root_device)
+            data = getattr(trainer, "datamodule", None)
+            self._repeats = hasattr(data, "repeat_aug")
         for r in (self.train_r, self.eval_r):
             if r is not None:
                 check_r(r, model.depth)
@@ -156,7 +159,8 @@ class ToMeCallback(Callback):
             "step_ms": step_ms,
             "data_ms": data_ms,
             "peak_mem_mib": peak_memory_mib(device),
-            "limited_by": limiting_words(step_ms, data_ms),
+            "waiting_share": self.meter.waiting_share(),
+            "limited_by": limiting_words(self.meter.waiting_share(), self._repeats),
             "dense_against_merged": self.dense_against_merged,
         }
 

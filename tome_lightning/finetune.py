@@ -14,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data.distributed import DistributedSampler
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
 from tome_lightning.inputs import Input
@@ -40,6 +42,8 @@ class FineTune(LightningModule):
             ``drop_path_rate``. Without ``global_pool`` the checkpoint's family decides.
         checkpoint: Weights to start from: a name in ``checkpoints.SOURCES``, a timm tag such as
             ``vit_base_patch16_224.mae``, or a file; ``null`` starts from random weights.
+        inflate: Whether the checkpoint is of an image model whose weights a video model takes over,
+            spread over time.
         r: Tokens merged per block: a number, a list, ``{r: 16, inflection: -1.0}`` or
             ``{keep: 0.9}``. 0 is the dense model.
         prop_attn: Whether attention counts merged tokens by their size; without a value the
@@ -63,6 +67,7 @@ class FineTune(LightningModule):
         task: Task,
         vit: dict[str, Any] | None = None,
         checkpoint: str | None = None,
+        inflate: bool = False,
         r: int | list[int] | dict[str, int | float] = 0,
         prop_attn: bool | None = None,
         base_lr: float = 1e-3,
@@ -80,6 +85,7 @@ class FineTune(LightningModule):
         self.input = _rebuild(input, Input)
         self.task = _rebuild(task, Task)
         self.checkpoint = checkpoint
+        self.inflate = inflate
         self.base_lr = base_lr
         self.lr = lr
         self.min_lr = min_lr
@@ -113,6 +119,8 @@ class FineTune(LightningModule):
         metrics = self.task.metrics()
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
+        # The loss as a metric: a rank whose last batch is padding alone has none to log.
+        self.val_totals, self.test_totals = _Totals(), _Totals()
 
         self.run_config: dict[str, Any] = {}  # recipe and data of the run, for its checkpoints
         self.class_names: list[str] | None = None
@@ -130,6 +138,7 @@ class FineTune(LightningModule):
                 "task": _plain(self.task),
                 "vit": vit,
                 "checkpoint": checkpoint,
+                "inflate": inflate,
                 "r": r,
                 "prop_attn": prop_attn,
                 "base_lr": base_lr,
@@ -168,35 +177,64 @@ class FineTune(LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, self.val_metrics, "val")
+        loader = self.trainer.val_dataloaders
+        self._evaluate(batch, batch_idx, loader, self.val_metrics, self.val_totals, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, self.test_metrics, "test")
+        loader = self.trainer.test_dataloaders
+        self._evaluate(batch, batch_idx, loader, self.test_metrics, self.test_totals, "test")
 
     def predict_step(
         self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int
     ) -> dict[str, Tensor]:
         """Sample ids ``[B]`` and probabilities ``[B, K]``, averaged over views."""
-        x, _, ids = batch
-        return {"id": ids, "scores": self._scores(x).exp()}
+        x, y, ids = batch
+        rows = self._counted(y, batch_idx, self.trainer.predict_dataloaders)
+        return {"id": ids[rows], "scores": self._scores(x)[rows].exp()}
 
     def _scores(self, x: Tensor) -> Tensor:
-        logits = self.model(x.flatten(0, 1))
-        return self.task.scores(logits.unflatten(0, x.shape[:2]))
+        # One view of every sample at a time: thirty views of a clip at once would not fit.
+        logits = [self.model(x[:, view]) for view in range(x.shape[1])]
+        return self.task.scores(torch.stack(logits, dim=1))
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: Any, stage: str) -> None:
+    def _evaluate(
+        self,
+        batch: tuple[Tensor, Tensor, Tensor],
+        batch_idx: int,
+        loader: Any,
+        metrics: MetricCollection,
+        totals: _Totals,
+        stage: str,
+    ) -> None:
         x, y, _ = batch
-        scores = self._scores(x)
-        metrics.update(scores, y)
-        self.log(f"{stage}/loss", self.task.eval_loss(scores, y), batch_size=len(y), sync_dist=True)
-        self.log_dict(metrics, prog_bar=True, batch_size=len(y))
+        rows = self._counted(y, batch_idx, loader)
+        scores, y = self._scores(x)[rows], y[rows]
+        if len(y):
+            metrics.update(scores, y)
+            totals.loss.update(self.task.eval_loss(scores, y), weight=len(y))
+            totals.samples.update(len(y))
+        self.log(f"{stage}/loss", totals.loss, batch_size=1)
+        self.log(f"{stage}/samples", totals.samples, batch_size=1)
+        self.log_dict(metrics, prog_bar=True, batch_size=1)
+
+    def _counted(self, y: Tensor, batch_idx: int, loader: Any) -> Tensor:
+        """Which samples of a batch count: neither another rank's, repeated to fill the last batch,
+        nor unreadable (label -1)."""
+        readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y >= 0
+        if not isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            return readable
+        first = batch_idx * loader.batch_size
+        places = torch.arange(first, first + len(y), device=y.device)
+        places = places * self.trainer.world_size + self.global_rank
+        return readable & (places < len(loader.dataset))
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and hasattr(data, "num_classes"):
             if self.class_names is None:
                 self.class_names = list(data.class_names)
-            self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
+            views = data.batch_size * getattr(data, "repeat_aug", 1)
+            self.task.check(data.num_classes, views if stage == "fit" else 2)
         self._check_shape(getattr(data, "sample_shape", None))
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
@@ -237,7 +275,9 @@ class FineTune(LightningModule):
         if self._has_weights or self.restoring:
             return
         if self.checkpoint is not None:
-            report = checkpoints.load(self.vit, self.checkpoint, head=stage != "fit")
+            report = checkpoints.load(
+                self.vit, self.checkpoint, head=stage != "fit", inflate=self.inflate
+            )
             rank_zero_info(str(report))
             if stage != "fit" and any(name.startswith("head") for name in report.new):
                 raise FineTuneError(
@@ -271,9 +311,9 @@ class FineTune(LightningModule):
         if shape is None or shape == self.input.shape or self.vit.dynamic_img_size:
             return
         raise FineTuneError(
-            f"The data gives samples of {'x'.join(map(str, shape))} (channels x size), the model reads "
-            f"{'x'.join(map(str, self.input.shape))}. Set model.input.size and data.size (and "
-            "channels) to the same values."
+            f"The data gives samples of {'x'.join(map(str, shape))} ({self.input.axes}), the model reads "
+            f"{'x'.join(map(str, self.input.shape))}. Set model.input and data to the same values "
+            f"of {self.input.axes.replace(' x ', ', ')}."
         )
 
     def _init_head(self) -> None:
@@ -382,6 +422,15 @@ class FineTune(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_weights = self._head_is_new = True
         self.class_names = checkpoint.get("tome_lightning", {}).get("class_names")
+
+
+class _Totals(nn.Module):
+    """Loss and number of the samples an evaluation has counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.samples = SumMetric()
 
 
 def _plain(part: Input | Task) -> dict[str, Any]:

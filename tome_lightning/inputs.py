@@ -7,7 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import timm
 import torch
@@ -22,7 +22,13 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Input(ABC):
-    """The kind of sample a model reads. Subclasses are small frozen dataclasses."""
+    """The kind of sample a model reads. Subclasses are small frozen dataclasses.
+
+    Attributes:
+        axes: What the numbers of ``shape`` are, in words.
+    """
+
+    axes: ClassVar[str]
 
     @property
     @abstractmethod
@@ -63,6 +69,8 @@ class Image(Input):
     patch: int = 16
     channels: int = 3
     timm_model: str | None = None
+
+    axes: ClassVar[str] = "channels x size"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,6 +140,8 @@ class Clip(Input):
     patch: int = 16
     positions: Positions = "separable"
     channels: int = 3
+
+    axes: ClassVar[str] = "channels x frames x size"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ class RecordedSteps:
     step_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     data_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     per_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    waited_ms: float = 0.0
+    worked_ms: float = 0.0
 
 
 class StepMeter:
@@ -70,6 +72,8 @@ class StepMeter:
                 data = self._between(previous, started)
                 row.data_ms.append(data)
                 row.per_s.append(1000 * samples / (step + data))
+                row.waited_ms += data
+                row.worked_ms += step
         return self.recorded
 
     def median(self, label: Any, name: str) -> float | None:
@@ -77,6 +81,16 @@ class StepMeter:
         row = self.read().get(label)
         values = getattr(row, name) if row else ()
         return statistics.median(values) if values else None
+
+    def waiting_share(self) -> float | None:
+        """Share of the time between steps that went into waiting for data, over the whole run.
+
+        Of sums, not of medians: workers hand over their batches in bursts, so the median step waits
+        for nothing while the mean one does.
+        """
+        rows = self.read().values()
+        waited, worked = sum(row.waited_ms for row in rows), sum(row.worked_ms for row in rows)
+        return waited / (waited + worked) if worked else None
 
     def _mark(self) -> Any:
         if self.device.type != "cuda":
@@ -103,12 +117,17 @@ def peak_memory_mib(device: torch.device | str) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def limiting_words(step_ms: float | None, data_ms: float | None) -> str:
-    """What limits the speed of a run, in words."""
-    if not step_ms or data_ms is None:
+def limiting_words(share: float | None, repeats: bool = False) -> str:
+    """What limits the speed of a run, in words.
+
+    Args:
+        share: Share of the time that was spent waiting for data.
+        repeats: Whether the data can be told to make more of each file it reads (``repeat_aug``).
+    """
+    if share is None:
         return "unknown: too few steps were measured"
-    share = data_ms / (step_ms + data_ms)
     if share < 0.1:
-        return f"the model: {share:.0%} of the time was spent waiting for data"
-    words = f"{share:.0%} of the time was spent waiting for data: raise data.num_workers"
+        return f"the model: {share:.0%} of the time it waited for data"
+    remedy = "raise data.num_workers" + (" or data.repeat_aug" if repeats else "")
+    words = f"{share:.0%} of the time the model waited for data: {remedy}"
     return f"data: {words}, or read smaller files" if share >= 0.5 else f"partly data: {words}"

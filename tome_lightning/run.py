@@ -98,6 +98,7 @@ class RunRecord(Callback):
         self.recipe = recipe
         self.tome = tome
         self.metrics: dict[str, float] = {}
+        self.counted = ""  # what they were measured on
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.directory = Path(trainer.strategy.broadcast(str(self.directory)))
@@ -122,11 +123,13 @@ class RunRecord(Callback):
         monitor = as_finetune(pl_module).task.monitor
         if found.get(monitor, -math.inf) >= self.metrics.get(monitor, -math.inf):
             self.metrics = found  # those of best.ckpt
+            self.counted = _counted(trainer, "val")
         if not trainer.training and trainer.state.fn == "validate":
             self._finish(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.metrics = _metrics_of(trainer, "test")
+        self.counted = _counted(trainer, "test")
         self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,7 +155,8 @@ class RunRecord(Callback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         summary = self._write_summary(trainer, pl_module)
         figures = ", ".join(f"{name} {value:.2%}" for name, value in summary["metrics"].items())
-        rank_zero_info(f"{figures or 'no metrics'}; r={summary['r']}; see {self.directory}")
+        measured = f"{figures} on {summary['measured_on']}" if figures else "no metrics"
+        rank_zero_info(f"{measured}; r={summary['r']}; see {self.directory}")
         if trainer.state.fn == "fit" and summary["checkpoint"]:
             rank_zero_info(
                 f"Test it: python -m tome_lightning test --ckpt_path {summary['checkpoint']}"
@@ -162,6 +166,8 @@ class RunRecord(Callback):
         summary = {
             "recipe": self.recipe,
             "metrics": self.metrics,
+            "measured_on": self.counted,
+            "unreadable_files": _unreadable(trainer),
             **self.tome.summary(as_finetune(pl_module), trainer.strategy.root_device),
             "checkpoint": self._checkpoint(trainer),
         }
@@ -200,5 +206,18 @@ def _metrics_of(trainer: Trainer, stage: str) -> dict[str, float]:
     return {
         name.removeprefix(prefix): round(float(value), 6)
         for name, value in trainer.callback_metrics.items()
-        if name.startswith(prefix) and not name.endswith("/loss")
+        if name.startswith(prefix) and not name.endswith(("/loss", "/samples"))
     }
+
+
+def _counted(trainer: Trainer, stage: str) -> str:
+    """What a metric was measured on: samples counted once, whatever the number of processes."""
+    count = int(trainer.callback_metrics.get(f"{stage}/samples", 0))
+    data: Any = getattr(trainer, "datamodule", None)
+    return str(data.describe(stage, count)) if hasattr(data, "describe") else f"{count} samples"
+
+
+def _unreadable(trainer: Trainer) -> dict[str, int]:
+    """Files of each split that could not be read; of this process's share alone."""
+    data: Any = getattr(trainer, "datamodule", None)
+    return dict(data.unreadable) if hasattr(data, "unreadable") else {}

@@ -1,5 +1,6 @@
 """The image data module: folders, lists, batches and what it refuses."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -285,9 +286,14 @@ def test_a_meaningless_setting_is_refused_at_once(
     assert "\n" not in str(error.value)
 
 
-def test_a_training_split_smaller_than_a_batch_is_refused(make_folder) -> None:
-    with pytest.raises(DataError, match="18 training samples on 1 processes do not fill one batch"):
-        small(make_folder(), batch_size=19).setup("fit")
+@pytest.mark.parametrize(("asked", "given"), [(19, 18), (18, 18), (100, 18)])
+def test_a_batch_is_no_larger_than_the_training_split(make_folder, asked, given) -> None:
+    data = small(make_folder(), batch_size=asked)
+    told = f"18 training samples.*do not fill one batch of {asked} each: batch_size is {given}"
+    with contextlib.nullcontext() if asked == given else pytest.warns(UserWarning, match=told):
+        data.setup("fit")
+    assert data.batch_size == given
+    assert data.train_batches() == 1
 
 
 def test_an_empty_class_of_val_is_only_reported(make_folder) -> None:
