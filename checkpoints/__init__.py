@@ -1,11 +1,14 @@
 """Load published and home-made ViT checkpoints into timm models, and say what was loaded.
 
-`load` fills a model, `identify` looks at a checkpoint first, `SOURCES` names the published files.
+Images (MAE, ToMe, timm) and video (mae_st, PySlowFast, VideoMAE). `load` fills a model, `identify`
+looks at a checkpoint first, `SOURCES` names the published files, `inflate` makes a video model's
+weights of an image model's.
 """
 
 from .errors import CheckpointError
 from .families import POOLING, PROP_ATTN
 from .identity import Identity, identify
+from .inflation import inflate
 from .loading import load
 from .positions import interpolate_positions
 from .reading import state_dict_of
@@ -21,6 +24,7 @@ __all__ = [
     "LoadReport",
     "Source",
     "identify",
+    "inflate",
     "interpolate_positions",
     "load",
     "state_dict_of",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from . import timm_hub
 from .errors import CheckpointError
-from .layout import encoder_size
-from .opening import open_checkpoint
+from .layout import Positions, bare, encoder_size, positions_of, tubelet_of
+from .opening import Opened, open_checkpoint
 from .sources import SOURCES, Source, weights_dir
 
 
@@ -16,7 +16,9 @@ class Identity:
 
     `kind` is "encoder", "full" (encoder and MAE decoder) or "fine-tuned"; `num_classes` is None
     without a head; `pooling` is timm's `global_pool` ("avg" or "token") that a fine-tuned file
-    was trained with, None where the file leaves the choice (then see `POOLING`).
+    was trained with and that the video families ask for, None where the file leaves the choice
+    (then see `POOLING`). Of video, `positions` is "separable", "joint" or "sinusoid" and
+    `tubelet` the frames under one patch; both are None for images and sound.
     """
 
     family: str
@@ -26,6 +28,8 @@ class Identity:
     width: int
     class_token: bool
     pooling: str | None
+    positions: Positions | None = None
+    tubelet: int | None = None
 
 
 def identify(name_or_path: str | Path) -> Identity:
@@ -41,17 +45,12 @@ def identify(name_or_path: str | Path) -> Identity:
         if timm_hub.is_timm_name(name_or_path):
             return _of_timm(name_or_path)
     opened = open_checkpoint(name_or_path)
-    weights = opened.weights
+    weights = {bare(name): value for name, value in opened.weights.items()}
     try:
         size = encoder_size(weights)
     except CheckpointError as error:
         raise CheckpointError(f"cannot identify {opened.source}: {error}") from None
     head = weights.get("head.weight", weights.get("head.projection.weight"))
-    pooling = None
-    if opened.kind == "fine-tuned":
-        # mae_st pools first and norms after, so its `norm` is not a class token's.
-        average = "fc_norm.weight" in weights or opened.layout.NAME == "mae_st"
-        pooling = "avg" if average else "token"
     return Identity(
         family=opened.family,
         kind=opened.kind,
@@ -59,21 +58,33 @@ def identify(name_or_path: str | Path) -> Identity:
         depth=size.depth,
         width=size.width,
         class_token="cls_token" in weights,
-        pooling=pooling,
+        pooling=_pooling(opened),
+        positions=positions_of(weights),
+        tubelet=tubelet_of(weights),
     )
+
+
+def _pooling(opened: Opened) -> str | None:
+    # mae_st pools first and norms after, so its `norm` is not a class token's; VideoMAE has none.
+    if opened.layout.NAME in ("mae_st", "videomae"):
+        return "avg"
+    if opened.kind != "fine-tuned":
+        return None
+    return "avg" if "fc_norm.weight" in opened.weights else "token"
 
 
 def _of_source(source: Source) -> Identity:
     vit = timm_hub.skeleton(source.arch)
-    tuned = source.kind == "fine-tuned"
     return Identity(
         family=source.family,
         kind=source.kind,
-        num_classes=1000 if tuned else None,
+        num_classes=source.num_classes,
         depth=len(vit.blocks),
         width=vit.embed_dim,
-        class_token=True,
-        pooling=None if not tuned else "token" if source.arch.startswith("deit") else "avg",
+        class_token=source.class_token,
+        pooling=source.pooling,
+        positions=source.positions,
+        tubelet=source.tubelet,
     )
 
 

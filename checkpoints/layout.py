@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from .errors import CheckpointError
 
 KERNEL = "patch_embed.proj.weight"
-_BLOCK = re.compile(r"^(?:encoder\.|backbone\.)?blocks\.(\d+)\.")
+Positions = Literal["separable", "joint", "sinusoid"]
+
+_BLOCK = re.compile(r"^blocks\.(\d+)\.")
 _SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
 _SIZES |= {(1280, 32): "ViT-H"}
 
@@ -30,7 +32,7 @@ def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
 
     Raises CheckpointError when there are no ViT blocks or no patch kernel: not a ViT.
     """
-    blocks = {match[1] for name in weights if (match := _BLOCK.match(name))}
+    blocks = {match[1] for name in weights if (match := _BLOCK.match(bare(name)))}
     kernel = patch_kernel(weights)
     if not blocks or kernel is None:
         raise CheckpointError(
@@ -40,12 +42,34 @@ def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
     return EncoderSize(len(blocks), kernel.shape[0])
 
 
+def bare(name: str) -> str:
+    """A name without the prefixes that VideoMAE's files put before the encoder's."""
+    return name.removeprefix("backbone.").removeprefix("encoder.")
+
+
 def patch_kernel(weights: Mapping[str, Tensor]) -> Tensor | None:
     """The patch embedding's convolution, [D, C, (T,) P, P], also under VideoMAE's prefixes."""
-    for prefix in ("", "encoder.", "backbone."):
-        if (kernel := weights.get(prefix + KERNEL)) is not None:
-            return kernel
-    return None
+    return next((value for name, value in weights.items() if bare(name) == KERNEL), None)
+
+
+def tubelet_of(weights: Mapping[str, Tensor]) -> int | None:
+    """Frames under one patch of a video model or file; None for images and spectrograms."""
+    kernel = patch_kernel(weights)
+    return kernel.shape[2] if kernel is not None and kernel.ndim == 5 else None
+
+
+def positions_of(weights: Mapping[str, Tensor]) -> Positions | None:
+    """How a video file or model marks place and time; None where the patches are not video's.
+
+    "separable" is a table over space and one over time, "joint" one over both, "sinusoid" a fixed
+    table, which nobody saves.
+    """
+    if tubelet_of(weights) is None:
+        return None
+    names = {bare(name) for name in weights}
+    if "pos_embed_spatial" in names:
+        return "separable"
+    return "joint" if "pos_embed" in names else "sinusoid"
 
 
 def is_decoder(name: str) -> bool:

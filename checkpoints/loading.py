@@ -7,11 +7,12 @@ from typing import NamedTuple
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from . import inflation
 from .errors import CheckpointError
-from .layout import KERNEL, encoder_size, in_head, is_decoder, some
+from .layout import KERNEL, encoder_size, in_head, is_decoder, positions_of, some, tubelet_of
 from .opening import Opened, open_checkpoint
-from .positions import interpolate_positions
 from .report import LoadReport
+from .tables import check_tables, check_tokens, fit_tables
 
 
 class _Fit(NamedTuple):
@@ -20,18 +21,23 @@ class _Fit(NamedTuple):
     dropped: list[str]
 
 
-def load(vit: VisionTransformer, name_or_path: str | Path, *, head: bool = True) -> LoadReport:
+def load(
+    vit: VisionTransformer, name_or_path: str | Path, *, head: bool = True, inflate: bool = False
+) -> LoadReport:
     """Load a checkpoint into a timm ViT, in place, and say what became of every name.
 
     The decoder is left out; the head is taken if the file has one of the model's shape; MAE's
-    pre-training `norm` is left out of a model that pools first (`fc_norm` starts fresh); a
-    position table of another image size is resampled. Everything else must agree name by name
-    and shape by shape. Values take the model's dtype and device.
+    pre-training `norm` is left out of a model that pools first (`fc_norm` starts fresh; mae_st's
+    is kept as `fc_norm`); position tables of another image size or frame count are resampled,
+    separable ones summed for a joint table. Everything else must agree name by name and shape by
+    shape. Values take the model's dtype and device.
 
     Args:
-        vit: a plain timm VisionTransformer (or VisionTransformerDistilled).
+        vit: a plain timm VisionTransformer (or VisionTransformerDistilled); for video one whose
+            `patch_embed.proj` is a Conv3d and whose `patch_embed.grid_size` is (t, h, w).
         name_or_path: a file, a name in `SOURCES`, or a timm name (`vit_base_patch16_224.mae`).
         head: False leaves the file's classifier out even if it fits.
+        inflate: True spreads an image checkpoint over the time of a video model, see `inflate`.
 
     Raises:
         CheckpointError: no such checkpoint, one that cannot be read, or one that does not fit
@@ -48,7 +54,7 @@ def load(vit: VisionTransformer, name_or_path: str | Path, *, head: bool = True)
         )
     opened = open_checkpoint(name_or_path)
     try:
-        fit = _fit(opened, vit, head)
+        fit = _fit(opened, vit, head, inflate)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load {opened.source}: {error}") from None
     names = list(vit.state_dict())
@@ -64,19 +70,52 @@ def load(vit: VisionTransformer, name_or_path: str | Path, *, head: bool = True)
     )
 
 
-def _fit(opened: Opened, vit: VisionTransformer, head: bool) -> _Fit:
-    own = vit.state_dict()
+def _fit(opened: Opened, vit: VisionTransformer, head: bool, inflate: bool) -> _Fit:
+    own, grid = vit.state_dict(), vit.patch_embed.grid_size
     dropped = [name for name in opened.weights if is_decoder(name)]
     encoder_size(opened.weights)  # a ViT at all?
     file = opened.layout.convert({k: v for k, v in opened.weights.items() if not is_decoder(k)})
+    _check_dimensions(file, own, opened.family, inflate)
     _check_size(file, own)
+    check_tables(file)
+    inflated: set[str] = set()
+    tubelet, positions = tubelet_of(own), positions_of(own)
+    if inflate and tubelet and positions:
+        image, file = file, inflation.inflate(file, grid, tubelet, positions)
+        inflated = {name for name in file if file[name] is not image.get(name)}
+        dropped += ["pos_embed"] if positions == "sinusoid" and "pos_embed" in image else []
+    _check_patches(file, own)
+    check_tokens(file, own)
     unused = _unused_heads(file, own, head)
     unused += _unused_norm(file, own, takes_head=any(in_head(n) for n in file.keys() - unused))
     for name in unused:
         del file[name]
-    reshaped = _resample_positions(file, own, vit)
+    file, reshaped = fit_tables(file, own, grid)
     _check_names(file, own)
-    return _Fit(file, reshaped, dropped + unused)
+    return _Fit(file, reshaped | inflated, dropped + unused)
+
+
+def _check_dimensions(
+    file: Mapping[str, Tensor], own: Mapping[str, Tensor], family: str, inflate: bool
+) -> None:
+    theirs, ours = tubelet_of(file), tubelet_of(own)
+    if theirs and not ours:
+        raise CheckpointError(
+            f"the file is a {family} video checkpoint, with patches of {theirs} frames, which an "
+            "image model cannot take: use a Clip input, or an image checkpoint (mae, tome, timm)"
+        )
+    if inflate and (theirs or not ours):
+        what = f"the file is a {family} video checkpoint" if theirs else "the model takes images"
+        raise CheckpointError(
+            f"inflate spreads an image checkpoint over the time of a video model, and {what}: "
+            "leave it out (--model.inflate false)"
+        )
+    if ours and not theirs and not inflate:
+        raise CheckpointError(
+            f"the file is a {family} checkpoint without time, the model's patches span {ours} "
+            "frames: use a video checkpoint (mae_st, videomae), or spread an image's weights over "
+            "time with inflate=True (--model.inflate true)"
+        )
 
 
 def _check_size(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -86,10 +125,18 @@ def _check_size(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
             f"the file has {theirs}; the model has {ours.depth} of {ours.width}, and blocks are "
             "not cut or grown: build the model in the file's size"
         )
-    theirs_kernel, ours_kernel = _dims(file[KERNEL].shape[1:]), _dims(own[KERNEL].shape[1:])
-    if theirs_kernel != ours_kernel:
+
+
+def _check_patches(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    if (tubelet := tubelet_of(file)) != (wanted := tubelet_of(own)):
         raise CheckpointError(
-            f"the file's patches are {theirs_kernel} (channels x size), the model's {ours_kernel}, "
+            f"the file's tubelets have {tubelet} frames, the model's {wanted}, and patch kernels "
+            f"are not resampled: set model.input.tubelet: {tubelet}"
+        )
+    theirs, ours = _dims(file[KERNEL].shape[1:]), _dims(own[KERNEL].shape[1:])
+    if theirs != ours:
+        raise CheckpointError(
+            f"the file's patches are {theirs} (channels x size), the model's {ours}, "
             "and patch kernels are not resampled: build the model with the file's patches"
         )
 
@@ -111,7 +158,7 @@ def _unused_norm(
     """The file's last norm, where a model that pools first starts a fresh `fc_norm` instead."""
     if "fc_norm.weight" in file and "fc_norm.weight" not in own:
         raise CheckpointError(
-            "the file was fine-tuned with average pooling (fc_norm), the model pools otherwise, "
+            "the file's last norm goes with average pooling (fc_norm), the model pools otherwise, "
             'and its last norm would be untrained: build the model with global_pool="avg"'
         )
     if "norm.weight" not in file or "fc_norm.weight" not in own:
@@ -122,20 +169,6 @@ def _unused_norm(
             '(fc_norm): build it with global_pool="token", or leave the head out with head=False'
         )
     return [name for name in file if name.startswith("norm.")]
-
-
-def _resample_positions(
-    file: dict[str, Tensor], own: Mapping[str, Tensor], vit: VisionTransformer
-) -> set[str]:
-    theirs, ours = file.get("pos_embed"), own.get("pos_embed")
-    # Only the count can be compared: a file does not say its grid, and ours may not be square.
-    if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[1] == ours.shape[1]:
-        return set()
-    rows, columns = vit.patch_embed.grid_size
-    # What the table has beyond the patches: 0 with no_embed_class, 2 when distilled.
-    num_prefix = ours.shape[1] - rows * columns
-    file["pos_embed"] = interpolate_positions(theirs, (rows, columns), num_prefix)
-    return {"pos_embed"}
 
 
 def _check_names(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

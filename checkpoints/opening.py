@@ -8,10 +8,10 @@ from pathlib import Path
 import timm
 from torch import Tensor
 
-from . import timm_hub
+from . import timm_hub, timm_vit
 from .errors import CheckpointError
 from .families import PROP_ATTN, Layout, layout_of
-from .layout import in_head
+from .layout import bare, in_head, some
 from .reading import read
 from .sources import SOURCES, fetch
 
@@ -32,7 +32,8 @@ class Opened:
         """ "full" with MAE's decoder, "fine-tuned" with a head or its norm, else "encoder"."""
         if any(name.startswith("decoder") for name in self.weights):
             return "full"
-        tuned = any(in_head(name) or name.startswith("fc_norm.") for name in self.weights)
+        names = map(bare, self.weights)
+        tuned = any(in_head(name) or name.startswith("fc_norm.") for name in names)
         return "fine-tuned" if tuned else "encoder"
 
 
@@ -54,7 +55,8 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
             f"{path} says it is of family {ours!r}, which is none of {', '.join(PROP_ATTN)}: "
             "it was saved by another version"
         )
-    layout = layout_of(weights)
+    # Ours have timm's names whatever they came from, so a `norm` in them is a class token's.
+    layout = timm_vit if ours else layout_of(weights)
     # Trained with merging or not, the layout is the same: only the released file's name tells.
     tome = {source.file: "tome" for source in SOURCES.values() if source.family == "tome"}
     return Opened(name, weights, layout, ours or tome.get(path.name) or layout.NAME)
@@ -69,7 +71,7 @@ def unknown_name(name: str) -> CheckpointError:
     """The error for a string that names nothing, with the nearest names."""
     names = [*SOURCES, *timm.list_models(["vit_*", "deit*"], pretrained=True)]
     near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the named ones: {', '.join(SOURCES)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"named are {some(SOURCES, few=8)}"
     return CheckpointError(
         f"{name!r} is neither a file, nor a published checkpoint we name, nor a timm model: {hint}"
     )

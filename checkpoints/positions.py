@@ -1,4 +1,4 @@
-"""Position tables of another image size."""
+"""Position tables of another size: of images, over time, and over both."""
 
 import torch
 from torch import Tensor
@@ -16,12 +16,12 @@ def interpolate_positions(pos: Tensor, grid: tuple[int, int], num_prefix: int) -
     resampled MAE's way here too.
 
     Args:
-        pos: [1, P + S*S, D], the prefix rows (class token) first, then a square grid row by row.
+        pos: [B, P + S*S, D], the prefix rows (class token) first, then a square grid row by row.
         grid: rows and columns (h, w) of patches wanted.
         num_prefix: P, rows that are kept as they are.
 
     Returns:
-        [1, P + h*w, D] in float32.
+        [B, P + h*w, D] in float32.
 
     Raises:
         CheckpointError: the rows after the prefix fill no square grid.
@@ -37,7 +37,84 @@ def interpolate_positions(pos: Tensor, grid: tuple[int, int], num_prefix: int) -
     pos = pos.detach().float()
     prefix, patches = pos[:, :num_prefix], pos[:, num_prefix:]
     if (edge, edge) != tuple(grid):
-        image = patches.reshape(1, edge, edge, -1).permute(0, 3, 1, 2)  # [1, D, S, S]
+        image = patches.unflatten(1, (edge, edge)).permute(0, 3, 1, 2)  # [B, D, S, S]
         image = interpolate(image, size=grid, mode="bicubic", align_corners=False, antialias=False)
-        patches = image.flatten(2).transpose(1, 2)  # [1, h*w, D]
+        patches = image.flatten(2).transpose(1, 2)  # [B, h*w, D]
     return torch.cat([prefix, patches], dim=1)
+
+
+def interpolate_time(pos: Tensor, steps: int) -> Tensor:
+    """Resample a table over time, [B, T, D], to [B, steps, D] in float32: linear, half-pixel.
+
+    The first and the last row are carried on beyond their centres, not extrapolated.
+    """
+    time = pos.detach().float().transpose(1, 2)  # [B, D, T]
+    return interpolate(time, size=steps, mode="linear", align_corners=False).transpose(1, 2)
+
+
+def interpolate_joint(
+    pos: Tensor, old_steps: int, grid: tuple[int, int, int], num_prefix: int
+) -> Tensor:
+    """Resample a table over space and time: each step as an image, then each place over time.
+
+    Args:
+        pos: [1, P + T*S*S, D], the prefix rows first, then time slowest, rows, columns.
+        old_steps: T, which the table itself does not tell (see `steps_of`).
+        grid: steps, rows and columns (t, h, w) of patches wanted.
+        num_prefix: P, rows that are kept as they are.
+
+    Returns:
+        [1, P + t*h*w, D] in float32.
+
+    Raises:
+        CheckpointError: a step's rows fill no square grid.
+    """
+    prefix, patches = pos[:, :num_prefix].detach().float(), pos[:, num_prefix:]
+    frames = interpolate_positions(patches.unflatten(1, (old_steps, -1))[0], grid[1:], 0)
+    places = interpolate_time(frames.transpose(0, 1), grid[0])  # [h*w, t, D]
+    return torch.cat([prefix, places.transpose(0, 1).reshape(1, -1, pos.shape[-1])], dim=1)
+
+
+def steps_of(count: int, grid: tuple[int, int, int]) -> int:
+    """The steps T in a joint table of `count` = T*S*S patches, for a model of `grid` (t, h, w).
+
+    A table does not say its T: 1568 patches may be 8x14x14, 2x28x28 or 32x7x7. Taken is what
+    agrees with the model in size or in steps, since few change both at once, and of two such 8
+    steps (16 frames in tubelets of 2, which every published file has) or else the same size;
+    where nothing agrees, 8 steps, or the only way there is.
+
+    Raises:
+        CheckpointError: none of these, or more than one.
+    """
+    steps, rows, columns = grid
+    # One patch a step would always be a way to cut a table, and is never a model.
+    cuts = {t: n for t in range(1, count) if count % t == 0 and (n := side(count // t)) and n > 1}
+    likely = [t for t, n in cuts.items() if (n, n) == (rows, columns)]
+    likely += [steps] if steps in cuts else []
+    if 8 in (likely or cuts):
+        return 8
+    found = likely[:1] or list(cuts)
+    if len(found) == 1:
+        return found[0]
+    ways = " or ".join(f"{t}x{n}x{n}" for t, n in cuts.items()) or "no steps of square images"
+    raise CheckpointError(
+        f"the file's {count} positions are {ways} (time x rows x columns), which does not tell how "
+        f"they become the model's {steps}x{rows}x{columns}: build the model for the file's frames "
+        "or size"
+    )
+
+
+def materialise(spatial: Tensor, temporal: Tensor, prefix: Tensor | None) -> Tensor:
+    """The joint table of separable ones, whose place s at time t is `spatial[s] + temporal[t]`.
+
+    Args:
+        spatial: [1, S, D].
+        temporal: [1, T, D].
+        prefix: the class token's [1, 1, D]; None without class token.
+
+    Returns:
+        [1, (1 +) T*S, D] in float32, time slowest. Equal at inference; a model that trains it
+        trains T*S rows, not T + S.
+    """
+    patches = (temporal.float()[:, :, None] + spatial.float()[:, None]).flatten(1, 2)
+    return patches if prefix is None else torch.cat([prefix.float(), patches], dim=1)

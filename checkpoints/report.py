@@ -9,9 +9,10 @@ from .layout import some
 class LoadReport:
     """What a load did.
 
-    `matched` (the file's value), `reshaped` (the file's value resampled to the model's shape) and
-    `new` (not in the file, the model's own value stays) are names of the model's state dict:
-    disjoint, together all of them. `dropped` are names of the file (as converted to timm's) that
+    `matched` (the file's value), `reshaped` (made of the file's values in the model's shape: a
+    position table resampled or summed, an inflated kernel) and `new` (not in the file, the
+    model's own value stays) are names of the model's state dict: disjoint, together all of them.
+    `dropped` are names of the file (as converted to timm's) that
     were not used. Prints as a short table.
     """
 

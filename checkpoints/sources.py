@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError
+from .layout import Positions
 
 LICENCE = "CC-BY-NC-4.0"
 _META = "https://dl.fbaipublicfiles.com"
@@ -20,9 +21,9 @@ _META = "https://dl.fbaipublicfiles.com"
 class Source:
     """A published file.
 
-    `md5` is what is published of its hash, the first hex digits or nothing; `kind` is "encoder",
-    "full" or "fine-tuned"; `arch` is the timm model it fits; `how` says where a user gets it and
-    under which licence.
+    `url` is None where a browser has to fetch it; `md5` is what is published of its hash, the
+    first hex digits or nothing; `arch` is a timm model with its blocks (video has other patches);
+    `how` says where a user gets it and under which licence. The rest is what `Identity` calls so.
     """
 
     name: str
@@ -33,21 +34,101 @@ class Source:
     kind: str
     arch: str
     how: str
+    num_classes: int | None = None
+    pooling: str | None = None
+    class_token: bool = True
+    positions: Positions | None = None
+    tubelet: int | None = None
 
 
 def _mae(folder: str, file: str, md5: str, kind: str, arch: str) -> Source:
     how = f"the MAE release of Meta AI, licence {LICENCE} (no commercial use)"
-    return Source(
-        file, f"{file}.pth", f"{_META}/mae/{folder}/{file}.pth", md5, "mae", kind, arch, how
-    )
+    url = f"{_META}/mae/{folder}/{file}.pth"
+    tuned = (1000, "avg") if kind == "fine-tuned" else (None, None)
+    return Source(file, f"{file}.pth", url, md5, "mae", kind, arch, how, *tuned)
 
 
 def _tome(name: str, file: str, arch: str) -> Source:
     how = f"the ToMe release of Meta AI, licence {LICENCE} (no commercial use)"
-    return Source(name, file, f"{_META}/tome/{file}", "", "tome", "fine-tuned", arch, how)
+    pooling = "token" if arch.startswith("deit") else "avg"
+    url = f"{_META}/tome/{file}"
+    return Source(name, file, url, "", "tome", "fine-tuned", arch, how, 1000, pooling)
+
+
+def _mae_st(name: str, path: str, md5: str, size: str, how: str) -> Source:
+    return Source(
+        name=name,
+        file=path.rpartition("/")[2],
+        url=f"{_META}/{path}",
+        md5=md5,
+        family="mae_st",
+        kind="full",  # as the layout is described; no published file was at hand
+        arch=_ARCHS[size],
+        how=how,
+        pooling="avg",
+        positions="separable",
+        tubelet=2,
+    )
+
+
+def _kinetics(size: str, data: str, md5: str) -> Source:
+    how = (
+        "the mae_st release of Meta AI, which has pre-trained files only (those its FINETUNE.md "
+        f"calls fine-tuned are these), licence {LICENCE} (no commercial use)"
+    )
+    path = f"video-mae/pretrain/mae_pretrain_vit_{size}_{data}.pth"
+    return _mae_st(f"mae_st_vit_{size}_{data}", path, md5, size, how)
+
+
+def _pyslowfast(size: str, file: str) -> Source:
+    # Not verified: addresses, layout and terms are second-hand, and whether a decoder is in them.
+    how = (
+        "the model zoo of PySlowFast, whose terms we have not checked (MAE's own releases are "
+        f"{LICENCE}, no commercial use)"
+    )
+    path = f"pyslowfast/masked_models/{file}"
+    return _mae_st(f"pyslowfast_mae_vit_{size}_k400", path, "", size, how)
+
+
+def _videomae(size: str, data: str, epochs: int, *, tuned: bool) -> Source:
+    """A row of VideoMAE's model zoo: two files on Google Drive, which the zoo does not name."""
+    which = "fine-tuned" if tuned else "pre-trained"
+    name = f"videomae_vit_{size}_{data}" + ("_800ep" if epochs == 800 else "")
+    name += "_finetuned" if tuned else ""
+    return Source(
+        name=name,
+        file=f"{name}.pth",
+        url=None,
+        md5="",
+        family="videomae",
+        kind="fine-tuned" if tuned else "full",
+        arch=_ARCHS[size],
+        how=(
+            f"the model zoo page of the VideoMAE repository, there the {which} file of the row "
+            f"{data}, ViT-{size[0].upper()}, {epochs} epochs, licence {LICENCE} (no commercial use)"
+        ),
+        num_classes=_CLASSES[data] if tuned else None,
+        pooling="avg",
+        class_token=False,
+        positions="sinusoid",
+        tubelet=2,
+    )
 
 
 _BASE, _LARGE, _HUGE = "vit_base_patch16_224", "vit_large_patch16_224", "vit_huge_patch14_224"
+_ARCHS = {"small": "vit_small_patch16_224", "base": _BASE, "large": _LARGE, "huge": _HUGE}
+_CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101}
+_ZOO = (  # VideoMAE's rows: size, data, epochs of pre-training
+    ("small", "k400", 1600),
+    ("base", "k400", 800),
+    ("base", "k400", 1600),
+    ("large", "k400", 1600),
+    ("huge", "k400", 1600),
+    ("small", "ssv2", 2400),
+    ("base", "ssv2", 800),
+    ("base", "ssv2", 2400),
+    ("base", "ucf101", 3200),
+)
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -59,11 +140,22 @@ SOURCES: dict[str, Source] = {
         _mae("finetune", "mae_finetuned_vit_large", "51f550", "fine-tuned", _LARGE),
         _mae("finetune", "mae_finetuned_vit_huge", "2541f2", "fine-tuned", _HUGE),
         _mae("visualize", "mae_visualize_vit_large", "", "full", _LARGE),
+        _mae("visualize", "mae_visualize_vit_large_ganloss", "", "full", _LARGE),
         _tome("tome_vit_base_r16", "f367082919_vit_B_16_r16.pth", _BASE),
         _tome("tome_vit_large_r8", "f366894475_vit_L_16_r8.pth", _LARGE),
         _tome("tome_vit_huge_r7", "f366895717_vit_H_14_r7.pth", _HUGE),
         _tome("tome_deit_small_r13", "f367470145_deit_S_r13.pth", "deit_small_patch16_224"),
         _tome("tome_deit_tiny_r13", "f367470145_deit_T_r13.pth", "deit_tiny_patch16_224"),
+        _kinetics("large", "k400", "edf3a5"),
+        _kinetics("large", "k600", "9a9645"),
+        _kinetics("large", "k700", "cdbada"),
+        _kinetics("huge", "k400", "3d7f64"),
+        _kinetics("huge", "k600", "27495e"),
+        _kinetics("huge", "k700", "4c4e3c"),
+        _pyslowfast("base", "VIT_B_16x4_MAE_PT.pyth"),
+        _pyslowfast("large", "VIT_L_16x4_MAE_PT.pyth"),
+        _pyslowfast("huge", "VIT_H_16x4_MAE_PT_400e_85.1.pyth"),
+        *(_videomae(*row, tuned=tuned) for row in _ZOO for tuned in (False, True)),
     )
 }
 

@@ -1,28 +1,37 @@
-"""VideoMAE (video): recognised, not loaded yet."""
+"""VideoMAE (video): neither class token nor saved positions, and keys without bias.
+
+A pre-trained file holds the encoder under `encoder.` and ends in a `norm` that fine-tuning leaves
+out, as image MAE does; a fine-tuned one ends in `fc_norm` and `head`.
+"""
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from .errors import CheckpointError
-from .layout import patch_kernel
+from .layout import bare, positions_of, tubelet_of
 
 NAME = "videomae"
 
 
 def matches(weights: Mapping[str, Tensor]) -> bool:
-    """3-D patches with an `encoder.` prefix (pre-trained) or with q and v biases apart."""
-    kernel = patch_kernel(weights)
+    """3-D patches with an `encoder.` prefix, with q and v biases apart, or without positions."""
     # BEiT has q_bias too, I-JEPA the prefix: both on 2-D patches.
-    tubelets = kernel is not None and kernel.ndim == 5
-    return tubelets and any(
-        name.startswith("encoder.") or name.endswith("attn.q_bias") for name in weights
-    )
+    if tubelet_of(weights) is None:
+        return False
+    named = any(name.startswith("encoder.") or name.endswith("attn.q_bias") for name in weights)
+    return named or positions_of(weights) == "sinusoid"
 
 
 def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Raises CheckpointError: video models are still to come."""
-    raise CheckpointError(
-        "the file is a VideoMAE video checkpoint, with 3-D patches and neither class token nor "
-        "position table, which an image ViT cannot take: use an image checkpoint (mae, tome, timm)"
-    )
+    """Names without prefix; one bias for q, k and v, where k's part is zero."""
+    plain = {bare(name): value for name, value in weights.items()}
+    converted: dict[str, Tensor] = {}
+    for name, value in plain.items():
+        attention, _, part = name.rpartition(".")
+        q, v = plain.get(f"{attention}.q_bias"), plain.get(f"{attention}.v_bias")
+        if part not in ("q_bias", "v_bias") or q is None or v is None:
+            converted[name] = value
+        elif part == "q_bias":
+            converted[f"{attention}.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])  # [3*D]
+    return converted

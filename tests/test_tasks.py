@@ -186,3 +186,23 @@ def test_one_view_keeps_its_ranking() -> None:
     logits = torch.randn(4, 1, K)
     scores = SingleLabel(K).scores(logits)
     assert torch.equal(scores.argsort(dim=1), logits[:, 0].argsort(dim=1))
+
+
+def test_clips_are_cut_and_mixed_in_space_alone(lam: Any) -> None:
+    """The same box in every frame; timm's own indexing would cut out of time and rows."""
+    lam(0.4)
+    y = torch.arange(6) % K
+    x = torch.arange(6.0).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 4, 16, 16).clone()
+    mixed, target = SingleLabel(K, cutmix=1.0).mix(x.clone(), y)
+    assert mixed.shape == x.shape
+    box = mixed[0] == 5  # what sample 0 took from its partner, the last
+    assert 0 < box.sum() < box.numel()
+    assert torch.equal(box, box[:1, :1].expand_as(box))
+    rows, columns = box[0, 0].any(dim=1).sum(), box[0, 0].any(dim=0).sum()
+    assert box[0, 0].sum() == rows * columns
+    own = 1 - box.float().mean()
+    one_hot = F.one_hot(y, K).float()
+    torch.testing.assert_close(target, own * one_hot + (1 - own) * one_hot.flip(0))
+
+    blended, _ = SingleLabel(K, mixup=0.8).mix(x.clone(), y)
+    torch.testing.assert_close(blended, 0.4 * x + 0.6 * x.flip(0))

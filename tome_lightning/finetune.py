@@ -221,9 +221,12 @@ class FineTune(LightningModule):
         """Which samples of a batch count: neither another rank's, repeated to fill the last batch,
         nor unreadable (label -1)."""
         readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y >= 0
-        if not isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        # Not the loader's own sampler and size: for prediction Lightning makes another loader, with
+        # neither, around the same batches.
+        batches = getattr(loader, "batch_sampler", None)
+        if not isinstance(getattr(batches, "sampler", None), DistributedSampler):
             return readable
-        first = batch_idx * loader.batch_size
+        first = batch_idx * batches.batch_size
         places = torch.arange(first, first + len(y), device=y.device)
         places = places * self.trainer.world_size + self.global_rank
         return readable & (places < len(loader.dataset))

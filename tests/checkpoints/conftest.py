@@ -9,7 +9,10 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from tome_lightning.inputs import Clip
+
 WIDTH, DEPTH, HEADS, PATCH, IMAGE, CLASSES = 32, 2, 4, 8, 32, 7
+FRAMES, TUBELET = 6, 2  # a grid of 3 x 4 x 4
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,88 @@ def official(kind: str, depth: int = DEPTH, width: int = WIDTH, patch: int = PAT
     return weights
 
 
+def mae_st(kind: str, positions: str = "separable", class_token: bool = True) -> Any:
+    """mae_st's video layout (protocol 2.2) with random values; kind encoder, full or fine-tuned.
+
+    positions: "separable" or "joint".
+    """
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    steps, places = FRAMES // TUBELET, (IMAGE // PATCH) ** 2
+    weights = {
+        "patch_embed.proj.weight": draw(WIDTH, 3, TUBELET, PATCH, PATCH),
+        "patch_embed.proj.bias": draw(WIDTH),
+    }
+    if class_token:
+        weights["cls_token"] = draw(1, 1, WIDTH)
+    if positions == "joint":
+        weights["pos_embed"] = draw(1, class_token + steps * places, WIDTH)
+    else:
+        weights["pos_embed_spatial"] = draw(1, places, WIDTH)
+        weights["pos_embed_temporal"] = draw(1, steps, WIDTH)
+        if class_token:
+            weights["pos_embed_class"] = draw(1, 1, WIDTH)
+    for i in range(DEPTH):
+        weights |= _norm(draw, f"blocks.{i}.norm1", WIDTH)
+        for part in ("q", "k", "v", "proj"):
+            weights |= _linear(draw, f"blocks.{i}.attn.{part}", WIDTH, WIDTH)
+        weights |= _norm(draw, f"blocks.{i}.norm2", WIDTH)
+        weights |= _linear(draw, f"blocks.{i}.mlp.fc1", 4 * WIDTH, WIDTH)
+        weights |= _linear(draw, f"blocks.{i}.mlp.fc2", WIDTH, 4 * WIDTH)
+    weights |= _norm(draw, "norm", WIDTH)
+    if kind == "fine-tuned":
+        weights |= _linear(draw, "head", CLASSES, WIDTH)
+    if kind == "full":
+        weights |= {"mask_token": draw(1, 1, 16), "decoder_cls_token": draw(1, 1, 16)}
+        weights |= {"decoder_pos_embed_spatial": draw(1, places, 16)}
+        weights |= {"decoder_pos_embed_temporal": draw(1, steps, 16)}
+        weights |= {"decoder_pos_embed_class": draw(1, 1, 16)}
+        weights |= _linear(draw, "decoder_embed", 16, WIDTH) | _norm(draw, "decoder_norm", 16)
+        weights |= _linear(draw, "decoder_blocks.0.attn.q", 16, 16)
+        weights |= _linear(draw, "decoder_pred", 3 * PATCH * PATCH, 16)
+    return weights
+
+
+def videomae(kind: str) -> Any:
+    """VideoMAE's layout (protocol 2.2) with random values; kind full or fine-tuned."""
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    weights = {
+        "patch_embed.proj.weight": draw(WIDTH, 3, TUBELET, PATCH, PATCH),
+        "patch_embed.proj.bias": draw(WIDTH),
+    }
+    for i in range(DEPTH):
+        weights |= _block(draw, f"blocks.{i}", WIDTH)
+        q_bias, _, v_bias = weights.pop(f"blocks.{i}.attn.qkv.bias").chunk(3)
+        weights[f"blocks.{i}.attn.q_bias"] = q_bias.clone()
+        weights[f"blocks.{i}.attn.v_bias"] = v_bias.clone()
+    if kind == "fine-tuned":
+        return weights | _norm(draw, "fc_norm", WIDTH) | _linear(draw, "head", CLASSES, WIDTH)
+    weights = {f"encoder.{name}": w for name, w in (weights | _norm(draw, "norm", WIDTH)).items()}
+    weights |= {"encoder_to_decoder.weight": draw(16, WIDTH), "mask_token": draw(1, 1, 16)}
+    weights |= _block(draw, "decoder.blocks.0", 16) | _norm(draw, "decoder.norm", 16)
+    return weights | _linear(draw, "decoder.head", 3 * TUBELET * PATCH * PATCH, 16)
+
+
+def build_video(positions: str = "separable", **changes: Any) -> VisionTransformer:
+    """The model that `mae_st` fits, or with positions="sinusoid" the one of `videomae`.
+
+    Clip's own arguments (frames, size, tubelet, patch) and timm's are changed as given.
+    """
+    torch.manual_seed(1)
+    clip = {"frames": FRAMES, "size": IMAGE, "tubelet": TUBELET, "patch": PATCH}
+    clip |= {name: changes.pop(name) for name in clip.keys() & changes}
+    arguments = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "num_classes": CLASSES}
+    arguments |= {"global_pool": "avg", "class_token": positions != "sinusoid"}
+    return Clip(positions=positions, **clip).build(**(arguments | changes)).eval()
+
+
 def build(**changes: Any) -> VisionTransformer:
     """The model that `official` fits, with timm's arguments changed as given."""
     torch.manual_seed(1)
@@ -91,6 +176,24 @@ def official_fixture() -> Callable[..., dict[str, Tensor]]:
 def build_fixture() -> Callable[..., VisionTransformer]:
     """See `build`."""
     return build
+
+
+@pytest.fixture(name="mae_st")
+def mae_st_fixture() -> Callable[..., dict[str, Tensor]]:
+    """See `mae_st`."""
+    return mae_st
+
+
+@pytest.fixture(name="videomae")
+def videomae_fixture() -> Callable[..., dict[str, Tensor]]:
+    """See `videomae`."""
+    return videomae
+
+
+@pytest.fixture(name="build_video")
+def build_video_fixture() -> Callable[..., VisionTransformer]:
+    """See `build_video`."""
+    return build_video
 
 
 @pytest.fixture

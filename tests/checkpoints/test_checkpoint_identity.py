@@ -26,33 +26,77 @@ def test_a_class_token_classifier_is_a_timm_file(official, save):
     assert (found.family, found.num_classes, found.pooling) == ("timm", 5, "token")
 
 
-def test_video_and_audio_files_are_recognised(official, save):
-    weights = official("fine-tuned")
-    tubelets = {"patch_embed.proj.weight": torch.zeros(32, 3, 2, 8, 8)}
-    videomae = {n: v for n, v in weights.items() if n not in ("cls_token", "pos_embed")}
-    videomae |= tubelets | {"blocks.0.attn.q_bias": torch.zeros(32)}
-    mae_st = {n.replace("fc_norm", "norm"): v for n, v in weights.items()}
-    mae_st |= tubelets | {"pos_embed_spatial": torch.zeros(1, 16, 32)}
-    audiomae = weights | {
+@pytest.mark.parametrize(
+    ("kind", "num_classes"), [("encoder", None), ("full", None), ("fine-tuned", 7)]
+)
+@pytest.mark.parametrize("positions", ["separable", "joint"])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_a_mae_st_file_is_identified_by_its_content(
+    mae_st, save, kind, num_classes, positions, class_token
+):
+    assert identify(save(mae_st(kind, positions, class_token))) == Identity(
+        family="mae_st",
+        kind=kind,
+        num_classes=num_classes,
+        depth=2,
+        width=32,
+        class_token=class_token,
+        pooling="avg",
+        positions=positions,
+        tubelet=2,
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize(("kind", "num_classes"), [("full", None), ("fine-tuned", 7)])
+def test_a_videomae_file_is_identified_by_its_content(videomae, save, kind, num_classes, prefix):
+    weights = {prefix + name: value for name, value in videomae(kind).items()}
+    if kind == "full":  # the decoder has no prefix
+        weights = videomae(kind)
+    assert identify(save(weights)) == Identity(
+        family="videomae",
+        kind=kind,
+        num_classes=num_classes,
+        depth=2,
+        width=32,
+        class_token=False,
+        pooling="avg",
+        positions="sinusoid",
+        tubelet=2,
+    )
+
+
+def test_a_pyslowfast_head_counts_its_classes(mae_st, save):
+    weights = {n.replace("head.", "head.projection."): v for n, v in mae_st("fine-tuned").items()}
+    found = identify(save(weights))
+    assert (found.family, found.kind, found.num_classes) == ("mae_st", "fine-tuned", 7)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("positions", ["separable", "joint", "sinusoid"])
+def test_a_video_checkpoint_of_ours_is_identified(build_video, tmp_path, positions, pool):
+    vit = build_video(positions, class_token=True, global_pool=pool)
+    state = {f"model.vit.{name}": value for name, value in vit.state_dict().items()}
+    torch.save({"state_dict": state, "tome_lightning": {"family": "videomae"}}, tmp_path / "a.ckpt")
+    assert identify(tmp_path / "a.ckpt") == Identity(
+        "videomae", "fine-tuned", 7, 2, 32, True, pool, positions=positions, tubelet=2
+    )
+
+
+def test_a_videomae_with_learned_positions_says_so(videomae, save):
+    weights = videomae("full") | {"encoder.pos_embed": torch.zeros(1, 48, 32)}
+    found = identify(save(weights))
+    assert (found.family, found.positions, found.class_token) == ("videomae", "joint", False)
+
+
+def test_audio_is_recognised(official, save):
+    weights = official("fine-tuned") | {
         "patch_embed.proj.weight": torch.zeros(32, 1, 16, 16),
         "pos_embed": torch.zeros(1, 513, 32),
     }
-    found = [identify(save(file)) for file in (videomae, mae_st, audiomae)]
-    assert [one.family for one in found] == ["videomae", "mae_st", "audiomae"]
-    assert [one.class_token for one in found] == [False, True, True]
-    assert [one.pooling for one in found] == ["avg"] * 3
-
-
-def test_a_pretrained_videomae_is_recognised_under_its_prefix(official, save):
-    kept = {n: v for n, v in official("encoder").items() if n not in ("cls_token", "pos_embed")}
-    kept["patch_embed.proj.weight"] = torch.zeros(32, 3, 2, 8, 8)
-    weights = {f"encoder.{name}": value for name, value in kept.items()}
-    weights |= {
-        "decoder.norm.weight": torch.ones(8),
-        "encoder_to_decoder.weight": torch.ones(8, 32),
-    }
     found = identify(save(weights))
-    assert (found.family, found.kind, found.depth) == ("videomae", "full", 2)
+    assert (found.family, found.class_token, found.pooling) == ("audiomae", True, "avg")
+    assert (found.positions, found.tubelet) == (None, None)
 
 
 def test_a_grey_square_image_model_is_no_audio(official, save):
@@ -68,6 +112,37 @@ def test_a_named_source_is_identified_without_its_file(own_cache):
         "mae", "encoder", None, depth=32, width=1280, class_token=True, pooling=None
     )
     assert identify("tome_deit_tiny_r13").pooling == "token"
+    assert not own_cache.exists()
+
+
+def test_a_named_video_source_is_identified_without_its_file(own_cache):
+    assert identify("mae_st_vit_large_k400") == Identity(
+        family="mae_st",
+        kind="full",
+        num_classes=None,
+        depth=24,
+        width=1024,
+        class_token=True,
+        pooling="avg",
+        positions="separable",
+        tubelet=2,
+    )
+    base = identify("pyslowfast_mae_vit_base_k400")
+    assert (base.family, base.depth, base.width, base.tubelet) == ("mae_st", 12, 768, 2)
+    large, tuned = (identify(f"videomae_vit_large_k400{end}") for end in ("", "_finetuned"))
+    assert tuned == Identity(
+        family="videomae",
+        kind="fine-tuned",
+        num_classes=400,
+        depth=24,
+        width=1024,
+        class_token=False,
+        pooling="avg",
+        positions="sinusoid",
+        tubelet=2,
+    )
+    assert (large.kind, large.num_classes) == ("full", None)
+    assert identify("videomae_vit_base_ssv2_finetuned").num_classes == 174
     assert not own_cache.exists()
 
 

@@ -213,34 +213,6 @@ def without(weights, name):
     return {key: value for key, value in weights.items() if key != name}
 
 
-def mae_st(weights):
-    video = without(weights, "pos_embed") | {
-        "pos_embed_spatial": torch.zeros(1, 16, 32),
-        "pos_embed_temporal": torch.zeros(1, 8, 32),
-        "patch_embed.proj.weight": torch.zeros(32, 3, 2, 8, 8),
-    }
-    for i in range(2):
-        for name in ("attn.q", "attn.k", "attn.v"):
-            video[f"blocks.{i}.{name}.weight"] = torch.zeros(32, 32)
-        del video[f"blocks.{i}.attn.qkv.weight"]
-    return video
-
-
-def videomae_pretrained(weights):
-    kept = without(without(weights, "pos_embed"), "cls_token")
-    kept["patch_embed.proj.weight"] = torch.zeros(32, 3, 2, 8, 8)
-    decoder = {"encoder_to_decoder.weight": torch.zeros(8, 32), "mask_token": torch.zeros(1, 1, 8)}
-    return {f"encoder.{name}": value for name, value in kept.items()} | decoder
-
-
-def videomae_finetuned(weights):
-    kept = without(without(weights, "pos_embed"), "cls_token")
-    for i in range(2):
-        del kept[f"blocks.{i}.attn.qkv.bias"]
-        kept |= {f"blocks.{i}.attn.{name}_bias": torch.zeros(32) for name in "qv"}
-    return kept | {"patch_embed.proj.weight": torch.zeros(32, 3, 2, 8, 8)}
-
-
 def audiomae(weights):
     return weights | {
         "patch_embed.proj.weight": torch.zeros(32, 1, 16, 16),
@@ -281,9 +253,6 @@ REFUSALS = {
         "13 rows, of which 12 remain",
     ),
     "no ViT": ({}, lambda _: {"conv1.weight": torch.ones(1)}, "holds no ViT.*conv1.weight"),
-    "mae_st": ({}, mae_st, "mae_st"),
-    "VideoMAE pre-trained": ({}, videomae_pretrained, "VideoMAE"),
-    "VideoMAE fine-tuned": ({}, videomae_finetuned, "VideoMAE"),
     "AudioMAE": ({}, audiomae, "AudioMAE"),
 }
 

@@ -1,13 +1,14 @@
 import dataclasses
 import hashlib
 import re
+from collections import Counter
 
 import pytest
 import timm
 import torch
 from timm.models import _builder
 
-from checkpoints import SOURCES, CheckpointError, interpolate_positions, load
+from checkpoints import SOURCES, CheckpointError, identify, interpolate_positions, load
 
 NAME = "mae_finetuned_vit_base"
 
@@ -76,12 +77,44 @@ def test_a_source_without_address_says_where_to_put_it(build, own_cache, monkeyp
 
 
 def test_every_source_names_its_licence_and_a_model_of_timm():
-    assert len({source.file for source in SOURCES.values()}) == len(SOURCES) == 12
+    assert len({source.file for source in SOURCES.values()}) == len(SOURCES)
     for name, source in SOURCES.items():
         assert source.name == name
-        assert source.url.endswith(f"/{source.file}")
+        assert source.url is None or source.url.endswith(f"/{source.file}")
         assert "CC-BY-NC-4.0" in source.how
         assert timm.is_model(source.arch)
+
+
+def test_every_published_family_has_its_sources():
+    families = Counter(source.family for source in SOURCES.values())
+    assert families == {"mae": 8, "tome": 5, "mae_st": 6 + 3, "videomae": 2 * 9}
+    recipes = {"mae_st_vit_large_k400", "mae_st_vit_huge_k400", "pyslowfast_mae_vit_base_k400"}
+    recipes |= {"videomae_vit_large_k400", "videomae_vit_large_k400_finetuned"}
+    assert recipes <= SOURCES.keys()
+
+
+def test_a_source_is_what_its_file_will_be_found_to_be(mae_st, videomae, save, own_cache):
+    own_cache.mkdir(parents=True)
+    for name, weights in (
+        ("pyslowfast_mae_vit_base_k400", mae_st("full")),
+        ("videomae_vit_large_k400", videomae("full")),
+        ("videomae_vit_large_k400_finetuned", videomae("fine-tuned")),
+    ):
+        known = identify(name)
+        save(weights).rename(own_cache / SOURCES[name].file)
+        sizes = {"depth": 2, "width": 32, "num_classes": known.num_classes and 7}
+        assert identify(name) == dataclasses.replace(known, **sizes)
+
+
+def test_a_zoo_file_says_where_it_is_to_be_found(build_video, own_cache):
+    name = "videomae_vit_base_k400_800ep_finetuned"
+    with pytest.raises(CheckpointError) as refused:
+        load(build_video("sinusoid"), name)
+    line = str(refused.value)
+    assert f"put {name}.pth at {own_cache / name}.pth" in line
+    assert "fine-tuned file of the row k400, ViT-B, 800 epochs" in line
+    assert "model zoo page of the VideoMAE repository" in line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
