@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.loader import EpochSampler, Loader, flatten_repeats
@@ -16,7 +16,8 @@ from datamodules.samples import Samples
 __all__ = ["DataError", "LabelledData"]
 
 BIG = 10_000  # samples from which too few workers are worth a warning
-_SPLITS = {
+SPLITS: dict[str | None, tuple[str, ...]] = {
+    None: ("train", "val", "test"),
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
@@ -35,7 +36,8 @@ class LabelledData(LightningDataModule, ABC):
 
     Args:
         batch_size: Training samples in a batch on each process.
-        eval_batch_size: The same in evaluation; `batch_size` if None.
+        eval_batch_size: Views that go through the model at once in evaluation; `batch_size` if None.
+            A batch has as many samples as have so many views together, at least one.
         num_workers: Loader processes per training process; never more are started than there are
             cores or batches.
         pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
@@ -67,6 +69,15 @@ class LabelledData(LightningDataModule, ABC):
         self.max_retries = max_retries
         self.max_corrupt_share = max_corrupt_share
         self._samples: dict[str, Samples] = {}
+        for name in (
+            "batch_size",
+            "eval_batch_size",
+            "num_workers",
+            "prefetch_factor",
+            "max_retries",
+        ):
+            value = getattr(self, name)
+            require(name, value, isinstance(value, int), "a whole number")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         require("eval_batch_size", self.eval_batch_size, self.eval_batch_size >= 1, "1 or more")
         require("num_workers", num_workers, num_workers >= 0, "0 or more")
@@ -106,9 +117,13 @@ class LabelledData(LightningDataModule, ABC):
             DataError: From `check`, or the training split has fewer samples than processes.
         """
         self.check(stage)
-        for split in _SPLITS[stage] if stage else ("train", "val", "test"):
+        for split in SPLITS[stage]:
             if split not in self._samples:
-                self._samples[split] = self.build(split)
+                samples = self._samples[split] = self.build(split)
+                rank_zero_info(
+                    f"{split}: {len(samples)} samples of {self.num_classes} classes from "
+                    f"{samples.root} (list {samples.files.digest()})"
+                )
         if "train" in self._samples and stage in ("fit", None):
             self._fit_batch_to_data()
             self._warn_of_few_workers()
@@ -148,11 +163,17 @@ class LabelledData(LightningDataModule, ABC):
         """Distinct files that this process and its workers could not read so far."""
         return sum(samples.bad.count for samples in self._samples.values())
 
-    @property
-    def unreadable(self) -> dict[str, int]:
-        """Files of each split that this process and its workers could not read so far."""
-        counts = {split: samples.bad.count for split, samples in self._samples.items()}
-        return {split: count for split, count in counts.items() if count}
+    def bad_files(self) -> list[dict[str, str]]:
+        """Split, path as in the list, and first error of each file this process could not read."""
+        return [
+            {"split": split, "path": samples.files[index][0], "reason": error}
+            for split, samples in self._samples.items()
+            for index, error in samples.bad.errors().items()
+        ]
+
+    def views(self, split: str) -> int:
+        """Views V of an evaluated sample."""
+        return 1
 
     def describe(self, split: str, count: int) -> str:
         """What a metric of that many samples of `split` was measured on, in words."""
@@ -218,7 +239,8 @@ class LabelledData(LightningDataModule, ABC):
             seed=self.seed,
             drop_last=train,
         )
-        batch_size = self.batch_size if train else self.eval_batch_size
+        # many views make a sample large: 30 of a clip take 290 MB
+        batch_size = self.batch_size if train else max(1, self.eval_batch_size // self.views(split))
         batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
         workers = min(self.workers, batches)
         return Loader(

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.errors import DataError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv")
 
 
 class FileList:
@@ -43,6 +44,11 @@ class FileList:
         start, stop = self.offsets[index], self.offsets[index + 1]
         return os.fsdecode(self.blob[start:stop].tobytes()), int(self.labels[index])
 
+    def without(self, paths: Collection[str]) -> "FileList":
+        """The same list, without the rows of these paths."""
+        rows = [row for row in map(self.__getitem__, range(len(self))) if row[0] not in paths]
+        return FileList((path for path, _ in rows), (label for _, label in rows))
+
     @property
     def nbytes(self) -> int:
         """Size of the three arrays in bytes."""
@@ -69,48 +75,59 @@ def class_folders(folder: Path) -> list[str]:
         raise DataError(f"cannot list {folder}: {error.strerror}; check the path") from None
 
 
-def scan_folder(root: Path, split: str, class_names: list[str]) -> FileList:
-    """Every image below `root/split/<class>`, by class and then by path, hidden files left out.
+def scan_folder(
+    root: Path,
+    split: str,
+    labels: Mapping[str, int],
+    extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
+) -> FileList:
+    """Every file below `root/split/<class>`, by class and then by path, hidden files left out.
 
     Args:
         root: Folder of the data set; the paths of the list are relative to it.
         split: Name of the split's folder.
-        class_names: Class folders in the order of their index.
+        labels: Class index of each class folder.
+        extensions: Endings of the files wanted, in lower case.
 
     Raises:
         DataError: A folder cannot be listed.
     """
     paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = sorted(_images_below(root / split / name))
+    indices: list[int] = []
+    for name, label in sorted(labels.items(), key=lambda item: (item[1], item[0])):
+        found = sorted(_files_below(root / split / name, extensions))
         paths += [os.path.relpath(path, root) for path in found]
-        labels += [label] * len(found)
-    return FileList(paths, labels)
+        indices += [label] * len(found)
+    return FileList(paths, indices)
 
 
-def _images_below(folder: Path) -> Iterable[str]:
+def _files_below(folder: Path, extensions: tuple[str, ...]) -> Iterable[str]:
     def refuse(error: OSError) -> None:  # os.walk skips what it cannot list unless told otherwise
         raise DataError(f"cannot list {error.filename}: {error.strerror}") from None
 
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith(extensions) and not name.startswith("."):
                 yield os.path.join(parent, name)
 
 
-def read_list(path: Path) -> FileList:
+def read_list(path: Path, classes: int | None = None) -> FileList:
     """Read a text file with one `path,label` or `path label` a line.
 
     Blank lines and lines that start with `#` are skipped. The label is what follows the last comma
     if that is a whole number, else what follows the last blank; so a path may hold either.
 
+    Args:
+        path: The text file.
+        classes: Number of classes, if labels of that and more are to be refused.
+
     Raises:
-        DataError: The file is missing or empty, or a line is malformed (its number is named).
+        DataError: The file is missing or empty, or a line is malformed or its label too high (the
+            line's number is named).
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise DataError(f"cannot read the file list {path}: {error.strerror}") from None
     paths: list[str] = []
@@ -124,6 +141,10 @@ def read_list(path: Path) -> FileList:
             raise DataError(
                 f"{path}, line {number}: expected `path,label` or `path label` with a label of "
                 f"0 or more, got {line[:80]!r}"
+            )
+        if classes is not None and int(label) >= classes:
+            raise DataError(
+                f"{path}, line {number}: label {label}, but there are {classes} classes, 0 the first"
             )
         paths.append(name)
         labels.append(int(label))
@@ -139,7 +160,7 @@ def read_names(path: Path) -> list[str]:
         DataError: The file is missing or empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(f"cannot read class_list {path}: {error.strerror}") from None
     names = [line.strip() for line in lines if line.strip()]

@@ -213,7 +213,8 @@ class ImageNet(LabelledData):
 
     def _scan(self, split: str) -> FileList:
         folder = self._test_folder if split == "test" else split
-        files = scan_folder(Path(self.root), folder, self.class_names)
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        files = scan_folder(Path(self.root), folder, labels)
         present = np.bincount(files.labels, minlength=self.num_classes) > 0
         empty = [
             name for name, any_file in zip(self.class_names, present, strict=True) if not any_file

@@ -1,5 +1,6 @@
 """The loader: equal steps on every rank, an order that depends on (seed, epoch), exact resume."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -65,9 +66,9 @@ class Loader(DataLoader[Any]):
                 yield batch
         except DataError as error:
             self._report()
-            # a worker's error arrives with its traceback as text: keep the line that tells
-            message = str(error).strip().splitlines()[-1]
-            raise DataError(message.rpartition("DataError: ")[-1]) from None
+            # a worker's error arrives with its traceback as text: keep what follows its name
+            told = re.split(r"^[\w.]*\bDataError: ", str(error).strip(), flags=re.MULTILINE)[-1]
+            raise DataError(told) from None
 
     def state_dict(self) -> dict[str, int]:
         """Where this process stands."""

@@ -34,7 +34,8 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
         transform: Turns what `read` returns into `x`; what it raises is raised.
         seed: Seed of the transforms, 0 or more.
         workers: Number of loader workers that will use this object.
-        max_retries: Files of the same class that are tried in place of a bad one.
+        max_retries: Files of the same class that are tried in place of a bad one, and then as many
+            of any class.
         max_corrupt_share: Stop when more than this share of the files seen is bad.
         max_hung: Stop when more reads than this have hung: each leaves a thread behind.
         evaluation: Give a sample whose file was replaced the label -1, so that nobody counts it.
@@ -74,11 +75,11 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         key = (self.seed, int(self._epoch), index)
+        content, used = self._load(index, key)
         with seeded(*key):
-            content, used = self._load(index, key)
             x = self.transform(content)
         counts = used == index or not self.evaluation
-        return x, int(self.files.labels[index]) if counts else -1, index
+        return x, int(self.files.labels[used]) if counts else -1, index
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of the transforms, in this process and in living workers."""
@@ -106,11 +107,12 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
 
     def _load(self, index: int, key: tuple[int, ...]) -> tuple[Any, int]:
         """What was read, and the index of the file it was read from."""
-        for candidate in self._candidates(index, key):
+        for attempt, candidate in enumerate(self._candidates(index, key), start=1):
             if self.bad.hangs(candidate):
                 continue
             try:
-                content = self.read(self.path(candidate))
+                with seeded(*key, attempt):
+                    content = self.read(self.path(candidate))
             except MemoryError:  # says nothing about the file
                 raise
             except Exception as error:  # decoders raise nearly anything on damaged files
@@ -120,18 +122,19 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
                 self.bad.read(candidate)
                 return content, candidate
         raise DataError(
-            f"{self.name}: no readable file for class index {self.files[index][1]} after "
-            f"{min(self.max_retries, self._class_size(index) - 1)} retries, {self._example(index)}"
+            f"{self.name}: no readable file in place of {self.path(index)} after "
+            f"max_retries={self.max_retries} others of its class and of any, {self._example(index)}"
         )
 
     def _candidates(self, index: int, key: tuple[int, ...]) -> Iterator[int]:
+        """The file itself, others of its class, and last others of any class, with their labels."""
         yield index
-        peers = np.flatnonzero(self.files.labels == self.files.labels[index])
-        order = np.random.default_rng(key).permutation(peers[peers != index])
-        yield from map(int, order[: self.max_retries])
-
-    def _class_size(self, index: int) -> int:
-        return int((self.files.labels == self.files.labels[index]).sum())
+        draw = np.random.default_rng(key)
+        peers = self.files.labels == self.files.labels[index]
+        peers[index] = False
+        for group in (np.flatnonzero(peers), np.flatnonzero(~peers)):
+            order = draw.permutation(group[group != index])
+            yield from map(int, order[: self.max_retries])
 
     def _stop_if_too_many(self) -> None:
         bad, seen = self.bad.count, self.bad.seen

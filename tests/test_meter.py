@@ -114,9 +114,7 @@ def test_reading_twice_counts_nothing_twice(clock: Clock) -> None:
     ],
 )
 @pytest.mark.parametrize("repeats", [True, False])
-def test_what_limits_a_run_is_said_in_words(
-    share: float | None, start: str, repeats: bool
-) -> None:
+def test_what_limits_a_run_is_said_in_words(share: float | None, start: str, repeats: bool) -> None:
     words = limiting_words(share, repeats)
     assert words.startswith(start)
     data = "data: " in words

@@ -22,6 +22,7 @@ from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
 from tome_lightning.tasks import Task
 from tome_lightning.tome import patch
+from tome_lightning.tome.plan import R, check_possible
 
 REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
 
@@ -114,6 +115,7 @@ class FineTune(LightningModule):
         self.model = patch(
             self.input.build(num_classes=self.task.num_classes, **vit), r=r, prop_attn=prop_attn
         )
+        self.check_r(r)
         self.model.set_grad_checkpointing(grad_checkpointing)
         self._freeze()
         metrics = self.task.metrics()
@@ -193,9 +195,11 @@ class FineTune(LightningModule):
         return {"id": ids[rows], "scores": self._scores(x)[rows].exp()}
 
     def _scores(self, x: Tensor) -> Tensor:
-        # One view of every sample at a time: thirty views of a clip at once would not fit.
-        logits = [self.model(x[:, view]) for view in range(x.shape[1])]
-        return self.task.scores(torch.stack(logits, dim=1))
+        # Some views at a time: thirty of a clip at once would not fit.
+        data = getattr(self.trainer, "datamodule", None)
+        at_once = max(len(x), getattr(data, "eval_batch_size", 0))
+        logits = [self.model(views) for views in x.flatten(0, 1).split(at_once)]
+        return self.task.scores(torch.cat(logits).unflatten(0, x.shape[:2]))
 
     def _evaluate(
         self,
@@ -223,7 +227,7 @@ class FineTune(LightningModule):
         readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y >= 0
         # Not the loader's own sampler and size: for prediction Lightning makes another loader, with
         # neither, around the same batches.
-        batches = getattr(loader, "batch_sampler", None)
+        batches: Any = getattr(loader, "batch_sampler", None)
         if not isinstance(getattr(batches, "sampler", None), DistributedSampler):
             return readable
         first = batch_idx * batches.batch_size
@@ -236,8 +240,7 @@ class FineTune(LightningModule):
         if data is not None and hasattr(data, "num_classes"):
             if self.class_names is None:
                 self.class_names = list(data.class_names)
-            views = data.batch_size * getattr(data, "repeat_aug", 1)
-            self.task.check(data.num_classes, views if stage == "fit" else 2)
+            self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
         self._check_shape(getattr(data, "sample_shape", None))
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
@@ -294,6 +297,15 @@ class FineTune(LightningModule):
                 f"{stage} measures random weights: there is no --model.checkpoint and no --ckpt_path"
             )
         self._has_weights = True
+
+    def check_r(self, r: R) -> None:
+        """Refuse an r that this model has not the tokens for.
+
+        Raises:
+            PlanError: If r is not valid, or asks a block for more than half of all patch tokens.
+        """
+        model = self.model
+        check_possible(r, model.depth, model.num_tokens, model.num_prefix)
 
     def _check_numbers(self) -> None:
         rules = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,6 +19,8 @@ from tome_lightning.callbacks import ToMeCallback, as_finetune
 
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
 RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
+BAD_FILES = "bad_files.json"
+MANY = 10  # classes, from which near-chance accuracy tells something
 
 
 def is_first_process() -> bool:
@@ -153,27 +157,52 @@ class RunRecord(Callback):
         self._write_summary(trainer, pl_module)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        summary = self._write_summary(trainer, pl_module)
+        summary = self._write_summary(trainer, pl_module, together=True)
         figures = ", ".join(f"{name} {value:.2%}" for name, value in summary["metrics"].items())
         measured = f"{figures} on {summary['measured_on']}" if figures else "no metrics"
         rank_zero_info(f"{measured}; r={summary['r']}; see {self.directory}")
+        if trainer.state.fn != "fit":
+            self._tell_chance(trainer, pl_module)
+        if summary["unreadable_files"]:
+            counts = ", ".join(
+                f"{n} of {split}" for split, n in summary["unreadable_files"].items()
+            )
+            rank_zero_info(
+                f"Files that could not be read: {counts}; named in {self.directory / BAD_FILES}"
+            )
         if trainer.state.fn == "fit" and summary["checkpoint"]:
             rank_zero_info(
                 f"Test it: python -m tome_lightning test --ckpt_path {summary['checkpoint']}"
             )
 
-    def _write_summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    def _tell_chance(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A label order other than the checkpoint's looks like a broken model."""
+        classes = as_finetune(pl_module).task.num_classes
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        if classes >= MANY and self.metrics.get("top1", 1.0) < 2 / classes and names:
+            rank_zero_info(
+                f"That is no better than chance (1 of {classes}). If the weights are trained, their "
+                f"classes may be in another order: here class 0 is {names[0]!r}, class 1 {names[1]!r}."
+            )
+
+    def _write_summary(
+        self, trainer: Trainer, pl_module: LightningModule, together: bool = False
+    ) -> dict[str, Any]:
+        """Write what this process knows, or what all of them know ``together`` if all of them ask."""
+        bad = _bad_files(trainer, together)
         summary = {
             "recipe": self.recipe,
             "metrics": self.metrics,
             "measured_on": self.counted,
-            "unreadable_files": _unreadable(trainer),
+            "unreadable_files": dict(Counter(row["split"] for row in bad)),
             **self.tome.summary(as_finetune(pl_module), trainer.strategy.root_device),
             "checkpoint": self._checkpoint(trainer),
         }
         if trainer.is_global_zero:
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            if bad:  # in the form that data.exclude takes
+                (self.directory / BAD_FILES).write_text(json.dumps({"bad": bad}, indent=2) + "\n")
         return summary
 
     def _checkpoint(self, trainer: Trainer) -> str | None:
@@ -217,7 +246,12 @@ def _counted(trainer: Trainer, stage: str) -> str:
     return str(data.describe(stage, count)) if hasattr(data, "describe") else f"{count} samples"
 
 
-def _unreadable(trainer: Trainer) -> dict[str, int]:
-    """Files of each split that could not be read; of this process's share alone."""
+def _bad_files(trainer: Trainer, together: bool) -> list[dict[str, str]]:
+    """The files that could not be read, each once: of this process, or of all."""
     data: Any = getattr(trainer, "datamodule", None)
-    return dict(data.unreadable) if hasattr(data, "unreadable") else {}
+    rows: list[dict[str, str]] = data.bad_files() if hasattr(data, "bad_files") else []
+    if together and torch.distributed.is_initialized():
+        shares: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(shares, rows)
+        rows = [row for share in shares for row in share]
+    return list({(row["split"], row["path"]): row for row in rows}.values())

@@ -79,7 +79,7 @@ def test_nested_images_are_found_and_hidden_or_other_files_are_not(tmp_path: Pat
     wanted = ["train/a/deep/er/3.Jpg", "train/a/x.JPEG", "train/b/1.png"]
     for name in [*wanted, "train/a/.x.jpg", "train/a/.cache/y.jpg", "train/b/notes.txt"]:
         touch(tmp_path / name)
-    files = scan_folder(tmp_path, "train", ["a", "b"])
+    files = scan_folder(tmp_path, "train", {"a": 0, "b": 1})
     assert [files[i] for i in range(len(files))] == list(zip(wanted, [0, 0, 1], strict=True))
 
 
@@ -88,4 +88,4 @@ def test_a_linked_class_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")
     assert class_folders(tmp_path / "train") == ["a"]
-    assert len(scan_folder(tmp_path, "train", ["a"])) == 1
+    assert len(scan_folder(tmp_path, "train", {"a": 0})) == 1

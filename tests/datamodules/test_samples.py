@@ -1,6 +1,7 @@
 """What happens to files that cannot be read."""
 
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_an_evaluated_sample_that_cannot_be_read_has_no_label(make_folder) -> No
     with pytest.warns(UserWarning, match="1 of 6 files seen so far.*left out of the metrics"):
         labels = torch.cat([y for _, y, _ in loader])
     assert labels.tolist() == [0, 0, -1, 1, 2, 2]
-    assert data.unreadable == {"val": 1}
+    assert [row["split"] for row in data.bad_files()] == ["val"]
 
 
 def test_a_file_that_hangs_is_not_opened_again_and_too_many_stop_the_run(make_folder) -> None:
@@ -149,12 +150,59 @@ def test_a_high_enough_share_lets_the_run_go_on(make_folder) -> None:
 
 def test_retries_end_with_the_first_error_of_the_file(make_folder) -> None:
     root = make_folder(train=6)
-    spoil(root, *[f"train/ant/{i}.png" for i in range(6)])
-    samples = open_set(root, num_workers=0, max_retries=2).samples("train")
-    with pytest.raises(DataError, match=r"after 2 retries.*ant/5.png \(") as error:
+    spoil(root, *[f"train/{name}/{i}.png" for name in ("ant", "bee", "cat") for i in range(6)])
+    samples = open_set(root, num_workers=0, max_retries=2, max_corrupt_share=1.0).samples("train")
+    with pytest.raises(DataError, match=r"ant/5.png after max_retries=2 .*ant/5.png \(") as error:
         samples[5]
-    assert samples.bad.count == 3
+    assert samples.bad.count == 5  # itself, two of its class, two of others
     assert "\n" not in str(error.value)
+
+
+def test_a_class_without_a_readable_file_takes_another_and_its_label(make_folder) -> None:
+    root = make_folder(train=2)
+    spoil(root, "train/bee/0.png", "train/bee/1.png", "val/bee/0.png", "val/bee/1.png")
+    data = open_set(root, num_workers=0)
+    samples = data.samples("train")
+    _, y, index = samples[2]
+    assert (y in (0, 2), index) == (True, 2)
+    labels = [data.samples("val")[i][1] for i in range(6)]
+    assert labels == [0, 0, -1, -1, 2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_line_that_stops_a_run_is_whole_whatever_errors_it_quotes(make_folder, workers) -> None:
+    class InvalidDataError(ValueError):
+        """As PyAV's: its name ends like ours."""
+
+    def refuse(path: str) -> object:
+        raise InvalidDataError("invalid data")
+
+    data = open_set(make_folder(train=6), num_workers=workers)
+    data.samples("train").read = refuse
+    expected = r"^train: \d+ of \d+ files seen cannot be read.*\(InvalidDataError: invalid data\)"
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(DataError, match=expected),
+    ):
+        list(data.train_dataloader())
+
+
+def test_draws_do_not_depend_on_what_is_known_of_bad_files(make_folder) -> None:
+    root = make_folder(train=8)
+    train = open_set(root, num_workers=0).samples("train")
+
+    def hang(path: str) -> object:
+        if Path(path).parent.name == "bee" and Path(path).stem in ("0", "1", "2", "3"):
+            raise TimeoutError("no answer")
+        assert random.random() >= 0  # a reader that draws
+        return train.read(path)
+
+    fresh = Samples("train", train.root, train.files, hang, train.transform)
+    first = fresh[8]
+    for index in (9, 10, 11):  # now it is known that they hang
+        fresh[index]
+    again = fresh[8]
+    assert torch.equal(first[0], again[0])
 
 
 def test_an_error_of_the_transform_is_not_hidden(make_folder) -> None:
