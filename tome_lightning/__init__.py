@@ -9,12 +9,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tome_lightning.callbacks import ToMeCallback
     from tome_lightning.cli import fit
+    from tome_lightning.commands.scanning import scan
     from tome_lightning.finetune import FineTune
-    from tome_lightning.inputs import Image
+    from tome_lightning.inputs import Clip, Image
     from tome_lightning.tasks import SingleLabel
     from tome_lightning.tome import RSchedule, TokenState, ToMeViT, patch
 
 _HOMES = {
+    "Clip": "tome_lightning.inputs",
     "FineTune": "tome_lightning.finetune",
     "Image": "tome_lightning.inputs",
     "RSchedule": "tome_lightning.tome",
@@ -24,8 +26,10 @@ _HOMES = {
     "TokenState": "tome_lightning.tome",
     "fit": "tome_lightning.cli",
     "patch": "tome_lightning.tome",
+    "scan": "tome_lightning.commands.scanning",
 }
 __all__ = [
+    "Clip",
     "FineTune",
     "Image",
     "RSchedule",
@@ -35,6 +39,7 @@ __all__ = [
     "TokenState",
     "fit",
     "patch",
+    "scan",
 ]
 
 

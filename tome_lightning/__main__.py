@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import sys
+from importlib import import_module
 
 from tome_lightning import __version__
 
-VERBS = {
+LIGHTNING = {
     "fit": "fine-tune a model as a recipe says",
     "validate": "measure a model on the validation data",
     "test": "measure a model on the test data",
     "predict": "write a model's scores for the test data",
 }
+COMMANDS = {  # each a module in tome_lightning.commands
+    "scan": "find the files of a video data set that cannot be read",
+}
+VERBS = LIGHTNING | COMMANDS
 USAGE = """\
 usage: python -m tome_lightning VERB [--recipe NAME|FILE] [--option value ...]
 
@@ -37,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."
         print(f"error: unknown verb {argv[0]!r}. {hint}", file=sys.stderr)
         return 2
+    if argv[0] in COMMANDS:
+        command = import_module(f"tome_lightning.commands.{argv[0]}")
+        return int(command.main(argv[1:]))
     from tome_lightning.cli import main as run
 
     return run(argv)

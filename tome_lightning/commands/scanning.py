@@ -1,0 +1,234 @@
+"""Walk the files of a data set, check each once, and sum up what was found."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from tqdm import tqdm
+
+from tome_lightning import __version__
+from tome_lightning.arguments import UsageError, nearest
+from tome_lightning.commands.file_checks import Job, Outcome, Record, Task, check_all
+
+if TYPE_CHECKING:
+    from datamodules.filelist import FileList
+
+SPLITS = ("train", "val", "test")
+
+
+@runtime_checkable
+class Scannable(Protocol):
+    """A data module that can be scanned.
+
+    Attributes:
+        root: Folder that the paths of its lists start from.
+        exclude: JSON file of an earlier scan whose bad files are left out; None for none.
+    """
+
+    root: str
+    exclude: str | None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in the order of the class index."""
+
+    def files(self, split: str) -> FileList:
+        """The files of train, val or test."""
+
+    def file_check(self, quick: bool = False) -> Callable[[str], Mapping[str, float]]:
+        """What is done with each path: gives `frames`, `fps`, `height` and `width`, or raises."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; its `decoder`, if any, is the one that reads the files."""
+
+
+def scan(
+    data: object,
+    out: str | Path,
+    splits: Sequence[str] = SPLITS,
+    quick: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+    recipe: str | None = None,
+) -> dict[str, Any]:
+    """Check every file of a data set and write down what was found; data.exclude takes the file.
+
+    A file that several splits have is checked once. What is found is kept in `out.partial` as it
+    comes: the same scan started again, or with other splits, checks only what is not there or has
+    changed its size or time. A script calls this under `if __name__ == "__main__":`, because the
+    processes import it.
+
+    Args:
+        data: A data module with `files` and `file_check`, without an exclude list; see `Scannable`.
+        out: JSON file, written when everything is checked; one that is there is replaced.
+        splits: Any of train, val and test.
+        quick: Decode some frames of each file instead of all.
+        workers: Processes, by default one for each core. 0 checks in this process: for debugging,
+            since a decoder that crashes then ends it.
+        progress: Show a bar.
+        recipe: Name to write down.
+
+    Returns:
+        What the JSON file holds: what was scanned (`root`, `splits`, `recipe`, `decoder`, `quick`,
+        `version`), `files` and `bytes`, `manifest_hash` of the lists, `sizes` (width x height) and
+        `fps` with the number of good files of each, `frames` and `seconds` (min, median, max),
+        `bad` (path and reason of each) and `counts` (for each split: files, bad, classes without a
+        good file, good files of each class).
+
+    Raises:
+        UsageError: The data cannot be scanned, or `out` cannot be written.
+        datamodules.DataError: A list, a folder or the decoder is missing.
+        KeyboardInterrupt: Ctrl-C; what was found is kept.
+    """
+    out = Path(out).expanduser()
+    data = _checked(data, splits, workers, out)
+    lists = {split: data.files(split) for split in dict.fromkeys(splits)}
+    paths = list(dict.fromkeys(path for files in lists.values() for path in _paths(files)))
+    job = Job(data.root, data.file_check(quick))
+    settings = {
+        "root": os.path.abspath(data.root),
+        "decoder": data.state_dict().get("decoder"),
+        "quick": quick,
+    }
+    workers = min(_cores() if workers is None else workers, len(paths))
+    record = Record(_beside(out, "partial"), settings)
+    try:
+        outcomes = _walk(job, paths, record, workers, progress)
+    finally:
+        record.close()
+    content = {
+        "version": __version__,
+        "recipe": recipe,
+        **settings,
+        "splits": list(lists),
+        "manifest_hash": _hash(lists),
+        **_summary(outcomes),
+        "counts": _counts(lists, outcomes, data.class_names),
+    }
+    _beside(out, "tmp").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _beside(out, "tmp").replace(out)
+    record.path.unlink()
+    return content
+
+
+def _checked(data: object, splits: Sequence[str], workers: int | None, out: Path) -> Scannable:
+    """The data, if all arguments of `scan` make sense."""
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown or not splits:
+        raise UsageError(
+            f"splits are one or more of {', '.join(SPLITS)}, got {', '.join(splits) or 'none'}. "
+            + (nearest(unknown[0], SPLITS) if unknown else "")
+        )
+    if workers is not None and workers < 0:
+        raise UsageError(f"workers is 1 or more, or 0 for this process alone; got {workers}.")
+    if not isinstance(data, Scannable):
+        raise UsageError(
+            f"scan reads videos so far; {type(data).__name__} has other files. Those that cannot be "
+            "read are replaced, counted and named in training."
+        )
+    if data.exclude is not None:
+        raise UsageError(f"scan opens every file, got data without those of {data.exclude}.")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder. Name a file in it, e.g. {out / 'scan.json'}")
+    return data
+
+
+def _walk(
+    job: Job, paths: list[str], record: Record, workers: int, progress: bool
+) -> dict[str, Outcome]:
+    """The outcome of each path; Ctrl-C says how to go on."""
+    outcomes: dict[str, Outcome] = {}
+    bad = 0
+    tasks = (Task(path, record.known.get(path)) for path in paths)
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file takes no more
+    bar = tqdm(
+        total=len(paths), desc="scan", unit="file", mininterval=interval, disable=not progress
+    )
+    try:
+        with bar, contextlib.closing(check_all(job, tasks, workers)) as found:
+            for outcome in found:
+                if outcome != record.known.get(outcome.path):
+                    record.add(outcome)
+                outcomes[outcome.path] = outcome
+                bad += outcome.reason is not None
+                bar.set_postfix(bad=bad, refresh=False)
+                bar.update()
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {len(outcomes)} of {len(paths)} files are checked and kept in "
+            f"{record.path}; the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise
+    return outcomes
+
+
+def _summary(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    good = [outcome.facts for outcome in outcomes.values() if outcome.reason is None]
+    bad = sorted((path, o.reason) for path, o in outcomes.items() if o.reason is not None)
+    seconds = [round(facts["frames"] / facts["fps"], 2) for facts in good if facts["fps"] > 0]
+    return {
+        "files": len(outcomes),
+        "bytes": sum(outcome.size or 0 for outcome in outcomes.values()),
+        "sizes": _most_common(f"{facts['width']}x{facts['height']}" for facts in good),
+        "fps": _most_common(f"{facts['fps']:.5g}" for facts in good),
+        "frames": _range([facts["frames"] for facts in good]),
+        "seconds": _range(seconds),
+        "bad": [{"path": path, "reason": reason} for path, reason in bad],
+    }
+
+
+def _counts(
+    lists: Mapping[str, FileList], outcomes: Mapping[str, Outcome], class_names: Sequence[str]
+) -> dict[str, Any]:
+    counts = {}
+    for split, files in lists.items():
+        good = np.array([outcomes[path].reason is None for path in _paths(files)])  # [N]
+        of_class = np.bincount(files.labels[good], minlength=len(class_names)).tolist()
+        per_class = dict(zip(class_names, of_class, strict=True))
+        counts[split] = {
+            "files": len(files),
+            "bad": int((~good).sum()),
+            "classes_without_files": [name for name, n in per_class.items() if not n],
+            "per_class": per_class,
+        }
+    return counts
+
+
+def _hash(lists: Mapping[str, FileList]) -> str:
+    """Sixteen hexadecimal digits that name the lists scanned: files, order, labels, splits."""
+    digests = "".join(f"{split} {files.digest()}\n" for split, files in sorted(lists.items()))
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
+
+def _paths(files: FileList) -> Iterable[str]:
+    return (files[row][0] for row in range(len(files)))
+
+
+def _most_common(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(f"{out.name}.{suffix}")
+
+
+def _cores() -> int:
+    usable = getattr(os, "sched_getaffinity", None)  # Linux only; knows a container's share
+    return len(usable(0)) if usable else os.cpu_count() or 1
