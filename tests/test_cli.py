@@ -206,7 +206,7 @@ IMAGENET = (
     "--model.vit.depth=2 --model.vit.embed_dim=32 --model.vit.num_heads=2 "
     "--model.input.size=32 --data.size=32 --model.task.num_classes=2 --data.batch_size=2 "
     "--data.num_workers=0 --data.eval_batch_size=6 --trainer.accelerator=cpu "
-    "--trainer.enable_progress_bar=false "
+    "--trainer.enable_progress_bar=false --model.r=1 "
 ).split()
 
 

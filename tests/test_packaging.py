@@ -157,7 +157,7 @@ def test_a_recipe_of_ones_own_is_found_by_its_path(tmp_path):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("quikstart", "there is no recipe 'quikstart'; did you mean quickstart?"),
+        ("quikstart", "there is no recipe 'quikstart'; did you mean quickstart"),
         ("gone/quickstart.yaml", "there is no file 'gone/quickstart.yaml'"),
         (__file__, "is not a .yaml or .yml file"),
     ],

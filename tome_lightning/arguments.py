@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -59,7 +59,7 @@ def read_arguments(argv: list[str]) -> Arguments:
         if name == "--recipe":
             value = value if given else _next(words, "--recipe needs a name or a file")
             path = recipes.path(value)
-            _check_yaml(path)
+            read_yaml(path)
             recipe = path.stem
             files += ["--config", str(path)]
         elif name == "--config":
@@ -98,19 +98,29 @@ def explain_parse_error(message: str, known: Iterable[str]) -> str:
         word = next(group for group in unknown.groups() if group).removeprefix("--").split("=")[0]
         hint = _nearest_option(word, known)
         return f"Unknown option {word!r}. {hint or 'See --help and --print_config.'}"
-    union = re.search(
-        r'key "([\w.]+)": Does not validate.*?Subtypes: \[(.*?)\] Errors:.*Given value: (.*)$', line
+    value = re.search(
+        r'[Kk]ey "([\w.]+)": (?:(?:Does not validate.*?)?Problem with given class_path \S+ '
+        r'Parser key "([\w.]+)": )?(?:Does not validate.*?Subtypes: \[(.*?)\] Errors:.*?'
+        r"Given value: |Expected an? (.*?)\. Got value: )(.*?)"
+        r"(?: - Expected an? .*)?$",
+        line,
     )
-    if union:
-        name, kinds, value = union.groups()
-        kinds = re.sub(r"<class '([\w.]+)'>", r"\1", kinds)
-        return f"{name} is one of {kinds}, got {value!r}."
+    if value:
+        outer, inner, kinds, kind, given = value.groups()
+        kinds = re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.*?)\]", r"\1\2", kinds or kind)
+        name = f"{outer}.{inner}" if inner else outer
+        must = "is one of" if "," in kinds else "must be"
+        return f"{name} {must} {kinds.replace('NoneType', 'null')}, got {given!r}."
     return line
 
 
 def _nearest_option(word: str, known: list[str]) -> str:
     """Nearest options, first among those of the same group, where only the last part is wrong."""
     group = word.rpartition(".")[0]
+    if not group:  # the parser says what is wrong inside of data or model without saying where
+        last = {name.rpartition(".")[2]: name for name in reversed(known)}
+        close = difflib.get_close_matches(word, last, n=3, cutoff=0.6)
+        return f"Nearest: {', '.join(last[name] for name in close)}." if close else ""
     same = [name for name in known if name.rpartition(".")[0] == group]
     return nearest(word, same) or nearest(word, known)
 
@@ -121,10 +131,16 @@ def _next(words: Iterable[str], complaint: str) -> str:
     raise UsageError(complaint + ".")
 
 
-def _check_yaml(path: Path) -> None:
-    """The parser would say what is wrong with a recipe, but not in which file."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The options in a recipe: the parser would say what is wrong with one, but not in which file.
+
+    Raises:
+        UsageError: The file cannot be read, is not YAML, or holds something else than options.
+    """
     try:
         content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(
             f"The recipe {path} is not YAML: {' '.join(str(error).split())}."
@@ -134,6 +150,7 @@ def _check_yaml(path: Path) -> None:
             f"The recipe {path} holds no options but {type(content).__name__}: {str(content)[:80]!r}. "
             "See a shipped one: python -m tome_lightning fit --recipe quickstart --print_config"
         )
+    return content
 
 
 def _existing(path: Path) -> Path:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
 from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
-from tome_lightning.tome.plan import R, check_r
+from tome_lightning.tome.plan import R
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune
@@ -66,7 +66,7 @@ class ToMeCallback(Callback):
             self._repeats = hasattr(data, "repeat_aug")
         for r in (self.train_r, self.eval_r):
             if r is not None:
-                check_r(r, model.depth)
+                as_finetune(pl_module).check_r(r)
         rank_zero_info(self.describe(as_finetune(pl_module), stage))
 
     def describe(self, module: FineTune, stage: str) -> str:

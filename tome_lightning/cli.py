@@ -7,10 +7,11 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 
 import checkpoints
@@ -142,6 +144,13 @@ class ToMeCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.from_checkpoint:
             print(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
+        given = any(re.match(r"--trainer[._]precision\b", word) for word in self.words)
+        if not given and _slow_in_half_precision(config.trainer):
+            rank_zero_warn(
+                f"trainer.precision {config.trainer.precision} would be many times slower than 32-true "
+                "on this CPU, which has no instructions for it: 32-true is used instead"
+            )
+            config.trainer.precision = "32-true"
         resuming = self.subcommand == "fit" and self.ckpt_path is not None
         self.run_dir = make_run_dir(config.run_dir, self.recipe, resuming)
         saved = config.clone()
@@ -202,16 +211,23 @@ class ToMeCLI(LightningCLI):
 def main(argv: list[str]) -> int:
     """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
+    code = exit_code(lambda: ToMeCLI(argv))
+    if code == 2:
+        remove_unused(os.environ.get(RUN_DIR_VARIABLE))
+    return code
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Run a verb; a user's mistake is told in one line and gives 2."""
     _silence()
     try:
-        ToMeCLI(argv)
+        run()
     except SystemExit as stop:  # --help, --print_config, an interrupted run
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         mistake = _users_mistake(error)
         if mistake is None:
             raise
-        remove_unused(os.environ.get(RUN_DIR_VARIABLE))
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2
     return 0
@@ -279,6 +295,15 @@ def _silence() -> None:
     )
 
 
+def _slow_in_half_precision(trainer: Any) -> bool:
+    """Whether a trainer would emulate bfloat16 or float16 on an x86 CPU before AVX-512."""
+    half = str(trainer.precision).endswith("-mixed")
+    cpu = trainer.accelerator == "cpu" or (
+        trainer.accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    return half and cpu and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+
+
 @contextlib.contextmanager
 def _yaml_file(config: dict[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
@@ -290,7 +315,7 @@ def _yaml_file(config: dict[str, Any]) -> Any:
 def _nested_options() -> set[str]:
     """``data.root`` and so on: options of a class that the recipe chooses are no parser actions."""
     groups = {
-        "data": (datamodules.ImageNet, datamodules.Digits),
+        "data": (datamodules.ImageNet, datamodules.Kinetics400),
         "model.input": Input.__subclasses__(),
         "model.task": Task.__subclasses__(),
         "model.vit": (VisionTransformer,),

@@ -118,6 +118,12 @@ class Image(Input):
 
 Positions = Literal["separable", "joint", "sinusoid"]
 
+# Arguments of timm's that a clip sets itself, or that are made for images.
+_CLIP_SETS = {
+    "img_size", "patch_size", "in_chans", "embed_layer", "pos_embed", "no_embed_class",
+    "dynamic_img_size", "dynamic_img_pad",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Clip(Input):
@@ -157,6 +163,12 @@ class Clip(Input):
         """See ``Input.build``; pools by averaging (``global_pool="avg"``) unless told otherwise."""
         check_timm_arguments(timm_kwargs)
         self._check()
+        own = sorted(timm_kwargs.keys() & _CLIP_SETS)
+        if own:
+            raise InputError(
+                f"model.vit.{own[0]} is not free for clips. Set model.input's frames, size, tubelet, "
+                "patch, positions and channels instead."
+            )
         if self.positions == "separable" and timm_kwargs.get("reg_tokens"):
             raise InputError(
                 "Separable positions have no rows for register tokens (model.vit.reg_tokens). Leave "

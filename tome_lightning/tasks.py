@@ -31,6 +31,13 @@ class Task(ABC):
     num_classes: int
     monitor: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise TaskError(
+                f"model.task.num_classes must be 2 or more, got {self.num_classes}: with fewer there "
+                "is nothing to tell apart."
+            )
+
     @abstractmethod
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mix the samples of a training batch; returns inputs and soft (or hard) targets."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tome_lightning.tome import PlanError, layer_plan, requested_plan, token_counts
-from tome_lightning.tome.plan import check_r, scale_r
+from tome_lightning.tome.plan import check_possible, check_r, scale_r
 
 INVALID = {
     "negative": (-1, "0 or more"),
@@ -177,3 +177,23 @@ def test_a_share_of_r_keeps_its_form(r, half):
     assert scale_r(r, 0.5, 12) == half
     assert scale_r(r, 1.0, 12) == check_r(r, 12)
     assert layer_plan(scale_r(r, 0.0, 12), 12, 197, 1) == (0,) * 12
+
+
+@pytest.mark.parametrize(
+    ("r", "tokens", "prefix", "fine"),
+    [
+        (784, 1569, 1, True),
+        (785, 1569, 1, False),
+        (784, 1568, 0, True),
+        ([0, 99], 197, 1, False),
+        ({"r": 65, "inflection": -1.0}, 197, 1, False),  # 130 in the first block
+        ({"r": 40, "inflection": -1.0}, 197, 1, True),
+        ({"keep": 0.01}, 197, 1, True),  # a share is clamped, whatever it is
+    ],
+)
+def test_an_r_that_no_block_can_follow_is_refused(r, tokens, prefix, fine):
+    if fine:
+        check_possible(r, 12, tokens, prefix)
+        return
+    with pytest.raises(PlanError, match=rf"{tokens} tokens a block can merge at most .*Lower r"):
+        check_possible(r, 12, tokens, prefix)

@@ -81,6 +81,23 @@ def layer_plan(r: R, depth: int, num_tokens: int, num_prefix: int) -> tuple[int,
     return tuple(plan)
 
 
+def check_possible(r: R, depth: int, num_tokens: int, num_prefix: int) -> None:
+    """Refuse an r that no block could ever follow, even with all tokens still there.
+
+    Blocks that run out of tokens are another thing: `layer_plan` clamps those, as the reference.
+
+    Raises:
+        PlanError: If a block is asked for more than half of the model's patch tokens.
+    """
+    most = max_r(num_tokens, num_prefix)
+    asked = max(requested_plan(r, depth) or (0,))
+    if asked > most:
+        raise PlanError(
+            f"r={r} asks a block to merge {asked} tokens, but of this model's {num_tokens} tokens a "
+            f"block can merge at most {most} (half of the patch tokens). Lower r."
+        )
+
+
 def token_counts(plan: Sequence[int], num_tokens: int) -> tuple[int, ...]:
     """Tokens that enter each block, and at the end those that leave the last one."""
     counts = [num_tokens]
