@@ -1,5 +1,6 @@
 """What the README tells people to type works: its commands with two steps, its Python as it is."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image
 
 from tome_lightning.__main__ import main
 
+from .datamodules.videos import write_clip
+
 ROOT = Path(__file__).parents[1]
 SMALL = (
     "--trainer.max_steps=2 --trainer.limit_val_batches=1 --model.vit.depth=3 "
@@ -17,6 +20,7 @@ SMALL = (
 ).split()
 # MAE weights cannot be downloaded in a test, and two classes are enough.
 IMAGENET = ["--model.checkpoint=null", "--model.task.num_classes=2"]
+KINETICS = ["--model.checkpoint=null"]
 
 
 def blocks(language: str) -> list[str]:
@@ -50,7 +54,30 @@ def test_the_first_screen_has_the_two_commands():
     assert "-m pytest" in first
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.fixture
+def videos(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        for name in ("abseiling", "zumba"):
+            for k in range(2):
+                write_clip(tmp_path / "DIR" / split / name / f"{k}.mp4", frames=20)
+    (tmp_path / "bad.json").write_text('{"files": 8, "bad": []}')
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*classes have no video")
+@pytest.mark.parametrize("command", [c for c in commands() if "kinetics_vitl" in c])
+def test_a_readme_command_on_videos_runs(videos, command):
+    words = command.split()
+    extra = [] if words[0] == "scan" else [*SMALL, *KINETICS]
+    assert main([*words, *extra]) == 0
+    if words[0] == "scan":
+        assert json.loads(Path("bad.json").read_text())["bad"] == []
+    else:
+        assert list(videos.glob("runs/*/0/checkpoints/best.ckpt"))
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "kinetics_vitl" not in c])
 def test_a_readme_command_runs(folder, command, capsys):
     words = command.split()
     extra = [*SMALL, *IMAGENET] if "imagenet_vitl" in words else SMALL

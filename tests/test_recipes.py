@@ -6,17 +6,26 @@ import pytest
 import torch
 import yaml
 
+import checkpoints
 import recipes
+from datamodules import Kinetics400
+from datamodules.clips import VideoMAESampling
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
 from tome_lightning.tome import token_counts
 
-# tokens after the last block, and published multiply-accumulates in G (ToMe, tables 4 to 7)
+# tokens before the first and after the last block, and multiply-accumulates in G: those of images and
+# of MAE-ST's ViT-L as published (ToMe, tables 4 to 7), the others by the same formula
 PROMISED = {
     "imagenet_vitb": (197, 11, 17.6, 8.8),
     "imagenet_vitl": (197, 7, 61.6, 31.0),
     "imagenet_vith": (257, 33, 167.3, 92.8),
+    "kinetics_vitb": (1569, 789, 180.5, 129.0),
+    "kinetics_vitl": (1569, 38, 597.3, 280.8),
+    "kinetics_vith": (1569, 41, 1191.9, 573.9),
+    "kinetics_vitl_videomae": (1568, 37, 596.8, 280.4),
     "quickstart": (50, 26, None, None),
+    "quickstart_video": (513, 129, None, None),
 }
 
 
@@ -92,3 +101,46 @@ def test_image_recipes_have_mae_s_parameter_counts(name, capsys):
     published = {"b": 86_567_656, "l": 304_326_632, "h": 632_045_800}[name[-1]]
     module = build(resolve(name, capsys))
     assert sum(p.numel() for p in module.vit.parameters()) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "min_lr"),
+    [
+        ("kinetics_vitb", 2.4e-3, 1e-5),
+        ("kinetics_vitl", 2.4e-3, 1e-6),
+        ("kinetics_vith", 2.4e-3, 1e-6),
+        # 2e-3 and 1e-6 per 256 videos, at 128 videos; each is in the batch twice
+        ("kinetics_vitl_videomae", 1e-3, 5e-7),
+    ],
+)
+def test_video_recipes_reach_their_learning_rate_on_eight_gpus(name, peak, min_lr, capsys):
+    config = resolve(name, capsys)
+    data = config["data"]["init_args"]
+    effective = (
+        data["batch_size"] * data["repeat_aug"] * 8 * config["trainer"]["accumulate_grad_batches"]
+    )
+    assert effective == 256
+    assert config["model"]["base_lr"] * effective / 256 == pytest.approx(peak)
+    assert config["model"]["min_lr"] == min_lr
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("kinetics")])
+def test_video_recipes_start_from_a_named_checkpoint_that_fits(name, capsys):
+    config = resolve(name, capsys)
+    identity = checkpoints.identify(config["model"]["checkpoint"])
+    module = build(config)
+    assert (identity.depth, identity.width) == (len(module.vit.blocks), module.vit.embed_dim)
+    assert identity.class_token == module.vit.has_class_token
+    assert identity.positions == module.input.positions
+    assert identity.tubelet == module.input.tubelet
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("kinetics")])
+def test_video_recipes_agree_with_their_data(name, capsys):
+    config = resolve(name, capsys)
+    data = Kinetics400(**config["data"]["init_args"])
+    module = build(config)
+    assert data.sample_shape == module.input.shape == (3, 16, 224, 224)
+    assert data.num_classes == module.task.num_classes == 400
+    protocol = (5, 3) if isinstance(data.sampling, VideoMAESampling) else (10, 3)
+    assert (data.test_clips, data.test_crops) == protocol
