@@ -2,7 +2,6 @@
 
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
@@ -67,14 +66,3 @@ def test_a_torchcodec_that_cannot_load_ffmpeg_is_refused(monkeypatch) -> None:
     ) as caught:
         choose_decoder("torchcodec")
     assert "\n" not in str(caught.value)
-
-
-def test_the_measurement_prints_a_row_for_each_decoder() -> None:
-    folder = str(Path(clip("b-frames")[0]).parent)
-    table = run_python(
-        *"-m datamodules.throughput --decoder pyav --frames 4 --size 32 --repeats 1 --files".split(),
-        folder,
-    ).split("\n")
-    assert "1 videos, clips of 4 frames" in table[0]
-    assert table[2].split()[0] == "pyav"
-    assert all(float(number) > 0 for number in table[2].split()[1:])
