@@ -77,7 +77,8 @@ class Deadline:
         return {"seconds": self.seconds}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.seconds = state["seconds"]
+        self._start()
 
     def __del__(self) -> None:
         for thread in getattr(self, "_idle", ()):
