@@ -1,4 +1,4 @@
-"""Single-label classification: targets, losses and metrics against plain torch."""
+"""Targets, losses and metrics of each task, against plain torch."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tome_lightning.tasks import SingleLabel, TaskError
+from tome_lightning.tasks import MultiLabel, SingleLabel, TaskError
 
 K = 5
 
@@ -206,3 +206,63 @@ def test_clips_are_cut_and_mixed_in_space_alone(lam: Any) -> None:
 
     blended, _ = SingleLabel(K, mixup=0.8).mix(x.clone(), y)
     torch.testing.assert_close(blended, 0.4 * x + 0.6 * x.flip(0))
+
+
+# Several labels a sample
+
+
+def test_multi_label_loss_is_binary_cross_entropy_with_soft_targets() -> None:
+    logits, target = torch.randn(4, K), torch.rand(4, K)
+    p = logits.sigmoid()
+    by_hand = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+    torch.testing.assert_close(MultiLabel(K).loss(logits, target), by_hand)
+    half = MultiLabel(K).loss(logits.bfloat16(), target)
+    assert half.dtype == torch.float32
+
+
+def test_multi_label_leaves_mixing_to_the_data() -> None:
+    x, y = torch.randn(2, 1, 8, 8), torch.rand(2, K)
+    mixed, target = MultiLabel(K).mix(x, y)
+    assert mixed is x
+    assert target is y
+
+
+def test_multi_label_scores_average_the_probabilities_of_views() -> None:
+    logits = torch.randn(3, 4, K)
+    scores = MultiLabel(K).scores(logits)
+    torch.testing.assert_close(scores.exp(), logits.sigmoid().mean(dim=1))
+
+
+def test_multi_label_scores_keep_the_order_where_probabilities_round_to_one() -> None:
+    logits = torch.tensor([[[20.0, 30.0, 40.0, 60.0, 80.0]]])
+    assert (logits.sigmoid().diff() == 0).any()
+    assert (MultiLabel(K).scores(logits).diff() > 0).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_multi_label_eval_loss_is_the_training_loss_of_one_view(scale: float) -> None:
+    task, logits = MultiLabel(K), scale * torch.randn(6, 1, K)
+    y = (torch.rand(6, K) < 0.5).float()
+    torch.testing.assert_close(
+        task.eval_loss(task.scores(logits), y), task.loss(logits[:, 0], y), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_multi_label_eval_loss_of_certainty_is_finite() -> None:
+    task, logits = MultiLabel(2), torch.tensor([[[1e4, -1e4]]])
+    assert task.eval_loss(task.scores(logits), torch.tensor([[1.0, 0.0]])) < 1e-6
+    assert torch.isfinite(task.eval_loss(task.scores(logits), torch.tensor([[0.0, 1.0]])))
+
+
+def test_multi_label_metrics_are_map_and_the_classes_it_is_over() -> None:
+    task = MultiLabel(K)
+    y = (torch.rand(40, K) < 0.4).float()
+    y[:, 0] = 0
+    metrics = task.metrics()
+    metrics.update(task.scores(torch.where(y > 0, 3.0, -3.0)[:, None]), y)
+    assert {name: float(value) for name, value in metrics.compute().items()} == {
+        "mAP": 1.0,
+        "classes": K - 1,
+    }
+    assert task.monitor in metrics
+    assert set(task.counts) < set(metrics)

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from tome_lightning.cli import fit
     from tome_lightning.commands.scanning import scan
     from tome_lightning.finetune import FineTune
-    from tome_lightning.inputs import Clip, Image
-    from tome_lightning.tasks import SingleLabel
+    from tome_lightning.inputs import Clip, Image, Spectrogram
+    from tome_lightning.tasks import MultiLabel, SingleLabel
     from tome_lightning.tome import RSchedule, TokenState, ToMeViT, patch
 
 _HOMES = {
     "Clip": "tome_lightning.inputs",
     "FineTune": "tome_lightning.finetune",
     "Image": "tome_lightning.inputs",
+    "MultiLabel": "tome_lightning.tasks",
     "RSchedule": "tome_lightning.tome",
     "SingleLabel": "tome_lightning.tasks",
+    "Spectrogram": "tome_lightning.inputs",
     "ToMeCallback": "tome_lightning.callbacks",
     "ToMeViT": "tome_lightning.tome",
     "TokenState": "tome_lightning.tome",
@@ -32,8 +34,10 @@ __all__ = [
     "Clip",
     "FineTune",
     "Image",
+    "MultiLabel",
     "RSchedule",
     "SingleLabel",
+    "Spectrogram",
     "ToMeCallback",
     "ToMeViT",
     "TokenState",

@@ -16,6 +16,7 @@ from tome_lightning.tome.plan import R
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune
+    from tome_lightning.tome import ToMeViT
 
 
 CONSTANT = RSchedule()
@@ -64,34 +65,28 @@ class ToMeCallback(Callback):
             self.meter = StepMeter(trainer.strategy.root_device)
             data = getattr(trainer, "datamodule", None)
             self._repeats = hasattr(data, "repeat_aug")
-        for r in (self.train_r, self.eval_r):
+        for r, tokens in ((self.train_r, model.train_tokens), (self.eval_r, model.num_tokens)):
             if r is not None:
-                as_finetune(pl_module).check_r(r)
+                as_finetune(pl_module).check_r(r, tokens)
         rank_zero_info(self.describe(as_finetune(pl_module), stage))
 
     def describe(self, module: FineTune, stage: str) -> str:
-        """The token table of this stage: what enters each block and what was clamped."""
+        """The token table of this stage: what enters each block and what was clamped.
+
+        That of fit has two where training and evaluation differ in r or in their tokens.
+        """
         model = module.model
-        r = self._target(model.r) if stage == "fit" else self._evaluated(model.r)
-        model.r, own = r, model.r
-        plan = model.plan()
-        model.r = own
-        counts = token_counts(plan, model.num_tokens)
-        lines = [
-            f"Token Merging for {stage}: r={r}, prop_attn={model.prop_attn}, "
-            f"pooling {model.vit.global_pool!r}",
-            f"  tokens {' '.join(map(str, counts))}",
+        evaluated = self._evaluated(model.r), model.num_tokens
+        if stage != "fit":
+            return _token_table(model, stage, *evaluated)
+        trained = self._target(model.r), model.train_tokens
+        if trained == evaluated:
+            return _token_table(model, stage, *evaluated)
+        tables = [
+            _token_table(model, "training", *trained),
+            _token_table(model, "evaluation", *evaluated),
         ]
-        requested = requested_plan(r, model.depth)
-        clamped = [i for i, r in enumerate(plan) if requested and r < requested[i]]
-        if clamped:
-            lines.append(
-                f"  blocks {', '.join(map(str, clamped))} merge less than asked: "
-                "at most half of a block's patch tokens can merge"
-            )
-        if not any(plan):
-            lines.append("  r is 0 in every block: nothing merges, this is the dense model")
-        return "\n".join(lines)
+        return "\n".join(tables)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.meter.pause()
@@ -109,13 +104,13 @@ class ToMeCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         model = as_finetune(pl_module).model
-        plan = model.plan()
+        plan = model.plan(model.train_tokens)
         self.meter.stop(plan, len(batch[0]))
         if self.compare_dense:
             self._last_batch = batch
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0:
-            self._log(pl_module, plan, model.num_tokens)
+            self._log(pl_module, plan, model.train_tokens)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.meter.pause()
@@ -131,7 +126,8 @@ class ToMeCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = as_finetune(pl_module)
         module.model.r = self._target(self.final_r)
-        if self.compare_dense and self._last_batch is not None and any(module.model.plan()):
+        merges = any(module.model.plan(module.model.train_tokens))
+        if self.compare_dense and self._last_batch is not None and merges:
             self.dense_against_merged = self._time_dense_against_merged(trainer, module)
         module.model.r = self.final_r
         self._last_batch = None
@@ -145,7 +141,11 @@ class ToMeCallback(Callback):
 
     def summary(self, module: FineTune, device: torch.device) -> dict[str, Any]:
         """What ``summary.json`` says of speed; medians over the recent steps of the most used r."""
-        model, r = module.model, self._evaluated(self.final_r)
+        model, r, train_r = (
+            module.model,
+            self._evaluated(self.final_r),
+            self._target(self.final_r),
+        )
         rows = self.meter.read()
         step_ms = data_ms = None
         if rows:
@@ -154,8 +154,9 @@ class ToMeCallback(Callback):
             data_ms = self.meter.median(most_used, "data_ms")
         return {
             "r": r,
-            "train_r": self._target(self.final_r),
-            "plan": list(layer_plan(r, model.depth, model.num_tokens, model.num_prefix)),
+            "train_r": train_r,
+            "plan": _plan(model, r, model.num_tokens),
+            "train_plan": _plan(model, train_r, model.train_tokens),
             "step_ms": step_ms,
             "data_ms": data_ms,
             "peak_mem_mib": peak_memory_mib(device),
@@ -172,7 +173,7 @@ class ToMeCallback(Callback):
             cells = "  ".join(
                 f"{value:>7.1f}" if value is not None else "      -" for value in values
             )
-            tokens = module.model.num_tokens - sum(plan)
+            tokens = module.model.train_tokens - sum(plan)
             lines.append(f"{_mean(plan):>8.2f}  {tokens:>10}  {row.steps:>5}  {cells}")
         summary = self.summary(module, device)
         kind = "CUDA memory" if torch.device(device).type == "cuda" else "resident memory"
@@ -244,6 +245,31 @@ def _timed_step(trainer: Trainer, module: FineTune, x: torch.Tensor, y: torch.Te
     elapsed = 1000 * (time.perf_counter() - start)
     module.zero_grad(set_to_none=True)
     return elapsed
+
+
+def _plan(model: ToMeViT, r: R, num_tokens: int) -> list[int]:
+    return list(layer_plan(r, model.depth, num_tokens, model.num_prefix))
+
+
+def _token_table(model: ToMeViT, stage: str, r: R, num_tokens: int) -> str:
+    plan = _plan(model, r, num_tokens)
+    lines = [
+        f"Token Merging for {stage}: r={r}, prop_attn={model.prop_attn}, "
+        f"pooling {model.vit.global_pool!r}",
+        f"  tokens {' '.join(map(str, token_counts(plan, num_tokens)))}",
+    ]
+    if num_tokens < model.num_tokens:
+        lines[1] += f"  ({num_tokens} of {model.num_tokens}: the others are masked in training)"
+    requested = requested_plan(r, model.depth)
+    clamped = [i for i, r in enumerate(plan) if requested and r < requested[i]]
+    if clamped:
+        lines.append(
+            f"  blocks {', '.join(map(str, clamped))} merge less than asked: "
+            "at most half of a block's patch tokens can merge"
+        )
+    if not any(plan):
+        lines.append("  r is 0 in every block: nothing merges, this is the dense model")
+    return "\n".join(lines)
 
 
 def _mean(plan: tuple[int, ...]) -> float:

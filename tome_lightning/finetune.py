@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -57,8 +57,9 @@ class FineTune(LightningModule):
         layer_decay: Learning rate of each layer relative to the next one; 1 switches it off.
         betas: Of AdamW.
         head_init_std: The head's weights start with this standard deviation, its biases at 0.
-        freeze: ``backbone`` trains only the head, and the ``fc_norm`` that average pooling puts
-            before it (linear probe).
+        freeze: ``positions`` leaves the position table as the checkpoint has it (AudioMAE);
+            ``backbone`` trains only the head, and the ``fc_norm`` that average pooling puts before
+            it (linear probe).
         grad_checkpointing: Recompute each block in the backward pass to save memory.
     """
 
@@ -79,7 +80,7 @@ class FineTune(LightningModule):
         layer_decay: float = 0.75,
         betas: tuple[float, float] = (0.9, 0.999),
         head_init_std: float = 2e-5,
-        freeze: Literal["none", "backbone"] = "none",
+        freeze: Literal["none", "positions", "backbone"] = "none",
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -213,6 +214,8 @@ class FineTune(LightningModule):
         x, y, _ = batch
         rows = self._counted(y, batch_idx, loader)
         scores, y = self._scores(x)[rows], y[rows]
+        if self.trainer.sanity_checking:  # a mAP of two batches says nothing
+            return
         if len(y):
             metrics.update(scores, y)
             totals.loss.update(self.task.eval_loss(scores, y), weight=len(y))
@@ -241,6 +244,7 @@ class FineTune(LightningModule):
             if self.class_names is None:
                 self.class_names = list(data.class_names)
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
+            self._check_labels(getattr(data, "multi_label", False))
         self._check_shape(getattr(data, "sample_shape", None))
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
@@ -292,20 +296,29 @@ class FineTune(LightningModule):
                     "file (--model.checkpoint) or a run's checkpoint (--ckpt_path)."
                 )
             self.load_report = report
+        elif self.frozen == "positions":
+            rank_zero_warn(
+                "model.freeze is positions without model.checkpoint: random positions stay as they are. "
+                "Give a checkpoint, or --model.freeze none"
+            )
         elif stage != "fit":
             rank_zero_info(
                 f"{stage} measures random weights: there is no --model.checkpoint and no --ckpt_path"
             )
         self._has_weights = True
 
-    def check_r(self, r: R) -> None:
+    def check_r(self, r: R, num_tokens: int | None = None) -> None:
         """Refuse an r that this model has not the tokens for.
+
+        Args:
+            r: As the model's.
+            num_tokens: Tokens that enter the first block, by default those of evaluation.
 
         Raises:
             PlanError: If r is not valid, or asks a block for more than half of all patch tokens.
         """
         model = self.model
-        check_possible(r, model.depth, model.num_tokens, model.num_prefix)
+        check_possible(r, model.depth, num_tokens or model.num_tokens, model.num_prefix)
 
     def _check_numbers(self) -> None:
         rules = {
@@ -331,6 +344,19 @@ class FineTune(LightningModule):
             f"of {self.input.axes.replace(' x ', ', ')}."
         )
 
+    def _check_labels(self, multi_label: bool) -> None:
+        if multi_label == self.task.multi_label:
+            return
+        data, fitting = (
+            ("any number of labels a sample", "MultiLabel")
+            if multi_label
+            else ("one label a sample", "SingleLabel")
+        )
+        raise FineTuneError(
+            f"The data has {data}, which {type(self.task).__name__} does not learn. "
+            f"Set model.task.class_path to tome_lightning.tasks.{fitting}."
+        )
+
     def _init_head(self) -> None:
         # A new head for every fine-tuning, also from a fine-tuned file, as MAE does.
         for head in (self.vit.head, getattr(self.vit, "head_dist", None)):
@@ -346,6 +372,9 @@ class FineTune(LightningModule):
                 average.module.load_state_dict(self.state_dict())
 
     def _freeze(self) -> None:
+        if self.frozen == "positions":
+            for name, parameter in self.vit.named_parameters():
+                parameter.requires_grad = not name.startswith("pos_embed")
         if self.frozen != "backbone":
             return
         # fc_norm is new weights in an average-pooled MAE model: frozen, it would stay untrained.

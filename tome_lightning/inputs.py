@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -14,6 +14,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.clip import SeparableViT, TubeletEmbed, fix_positions, sinusoid_table
+from tome_lightning.spectrogram import GridMasking, OverlapEmbed
 
 
 class InputError(ValueError):
@@ -118,8 +119,8 @@ class Image(Input):
 
 Positions = Literal["separable", "joint", "sinusoid"]
 
-# Arguments of timm's that a clip sets itself, or that are made for images.
-_CLIP_SETS = {
+# Arguments of timm's that a clip or a spectrogram sets itself, or that are made for images.
+_INPUT_SETS = {
     "img_size", "patch_size", "in_chans", "embed_layer", "pos_embed", "no_embed_class",
     "dynamic_img_size", "dynamic_img_pad",
 }  # fmt: skip
@@ -163,12 +164,7 @@ class Clip(Input):
         """See ``Input.build``; pools by averaging (``global_pool="avg"``) unless told otherwise."""
         check_timm_arguments(timm_kwargs)
         self._check()
-        own = sorted(timm_kwargs.keys() & _CLIP_SETS)
-        if own:
-            raise InputError(
-                f"model.vit.{own[0]} is not free for clips. Set model.input's frames, size, tubelet, "
-                "patch, positions and channels instead."
-            )
+        _check_free(self, timm_kwargs)
         if self.positions == "separable" and timm_kwargs.get("reg_tokens"):
             raise InputError(
                 "Separable positions have no rows for register tokens (model.vit.reg_tokens). Leave "
@@ -203,6 +199,88 @@ class Clip(Input):
         tubes = f"tubelets of {self.tubelet} frames"
         _check_multiple("Number of frames", self.frames, tubes, self.tubelet)
         _check_multiple("Frame size", self.size, f"patches of {self.patch} pixels", self.patch)
+
+
+@dataclass(frozen=True)
+class Spectrogram(Input):
+    """Log-mel spectrograms ``[1, frames, mels]``, time first, cut into square patches.
+
+    Tokens are ordered time slowest. Positions are one row a token; AudioMAE's come from its
+    checkpoint and nowhere else (its table is no sine and cosine table of this grid).
+
+    Args:
+        frames: Feature frames of a clip; 1024 at 10 ms are 10.24 s.
+        mels: Mel bands.
+        patch: Side of a patch in cells.
+        stride: Distance between patches; smaller than ``patch``, they overlap.
+        mask_time: Share of the columns of tokens (one step in time each) that are dropped in training.
+        mask_freq: Share of the rows of tokens (one band each) that are dropped in training.
+    """
+
+    frames: int = 1024
+    mels: int = 128
+    patch: int = 16
+    stride: int = 16
+    mask_time: float = 0.0
+    mask_freq: float = 0.0
+
+    axes: ClassVar[str] = "channels x frames x mels"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, self.frames, self.mels)
+
+    def build(self, **timm_kwargs: Any) -> VisionTransformer:
+        """See ``Input.build``; pools by averaging (``global_pool="avg"``) unless told otherwise."""
+        check_timm_arguments(timm_kwargs)
+        self._check()
+        _check_free(self, timm_kwargs)
+        masks = self.mask_time != 0 or self.mask_freq != 0
+        if masks and timm_kwargs.get("patch_drop_rate"):
+            raise InputError(
+                "model.vit.patch_drop_rate and the masking of columns and rows both drop tokens. "
+                "Leave it out, or set model.input's mask_time and mask_freq to 0."
+            )
+        timm_kwargs = {"global_pool": "avg", **timm_kwargs}
+        if self.stride != self.patch:
+            timm_kwargs["embed_layer"] = partial(OverlapEmbed, stride=self.stride)
+        try:
+            vit = VisionTransformer(
+                img_size=(self.frames, self.mels), patch_size=self.patch, in_chans=1, **timm_kwargs
+            )
+        except (AssertionError, TypeError) as error:  # timm states its conditions as asserts
+            raise InputError(f"timm cannot build a ViT from {timm_kwargs}: {error}") from error
+        if masks:
+            grid, prefix = vit.patch_embed.grid_size, vit.num_prefix_tokens
+            try:
+                masking = GridMasking(grid, self.mask_time, self.mask_freq, prefix)
+            except ValueError as error:
+                raise InputError(f"model.input.{error}.") from error
+            vit.patch_drop = cast(Any, masking)
+        return vit
+
+    def _check(self) -> None:
+        if not 1 <= self.stride <= self.patch:
+            raise InputError(
+                f"model.input.stride is the distance between patches, 1 to their side "
+                f"{self.patch} (beyond it, cells would be skipped), got {self.stride}."
+            )
+        for what, size in (("Number of frames", self.frames), ("Number of mels", self.mels)):
+            if self.stride == self.patch:
+                _check_multiple(what, size, f"patches of {self.patch}", self.patch)
+            elif size < self.patch:
+                raise InputError(f"{what} {size} is smaller than a patch, {self.patch}. Raise it.")
+
+
+def _check_free(input: Input, timm_kwargs: dict[str, Any]) -> None:
+    """Refuse timm arguments that the input sets itself."""
+    own = sorted(timm_kwargs.keys() & _INPUT_SETS)
+    if own:
+        names = [field.name for field in fields(input)]
+        raise InputError(
+            f"model.vit.{own[0]} is not free for a {type(input).__name__}. Set model.input's "
+            f"{', '.join(names[:-1])} and {names[-1]} instead."
+        )
 
 
 def _check_multiple(what: str, size: int, parts: str, part: int) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
+from tome_lightning.tasks import Task
 
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
 RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
@@ -123,17 +124,18 @@ class RunRecord(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        found = _metrics_of(trainer, "val")
-        monitor = as_finetune(pl_module).task.monitor
+        task = as_finetune(pl_module).task
+        found, monitor = _metrics_of(trainer, "val", task), task.monitor
         if found.get(monitor, -math.inf) >= self.metrics.get(monitor, -math.inf):
             self.metrics = found  # those of best.ckpt
-            self.counted = _counted(trainer, "val")
+            self.counted = _counted(trainer, "val", task)
         if not trainer.training and trainer.state.fn == "validate":
             self._finish(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metrics = _metrics_of(trainer, "test")
-        self.counted = _counted(trainer, "test")
+        task = as_finetune(pl_module).task
+        self.metrics = _metrics_of(trainer, "test", task)
+        self.counted = _counted(trainer, "test", task)
         self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -230,20 +232,25 @@ class RunRecord(Callback):
             self.on_fit_start(trainer, pl_module)
 
 
-def _metrics_of(trainer: Trainer, stage: str) -> dict[str, float]:
+def _metrics_of(trainer: Trainer, stage: str, task: Task) -> dict[str, float]:
     prefix = f"{stage}/"
+    others = {f"{prefix}{name}" for name in ("loss", "samples", *task.counts)}
     return {
         name.removeprefix(prefix): round(float(value), 6)
         for name, value in trainer.callback_metrics.items()
-        if name.startswith(prefix) and not name.endswith(("/loss", "/samples"))
+        if name.startswith(prefix) and name not in others
     }
 
 
-def _counted(trainer: Trainer, stage: str) -> str:
+def _counted(trainer: Trainer, stage: str, task: Task) -> str:
     """What a metric was measured on: samples counted once, whatever the number of processes."""
-    count = int(trainer.callback_metrics.get(f"{stage}/samples", 0))
+    logged = trainer.callback_metrics
+    count = int(logged.get(f"{stage}/samples", 0))
     data: Any = getattr(trainer, "datamodule", None)
-    return str(data.describe(stage, count)) if hasattr(data, "describe") else f"{count} samples"
+    words = [data.describe(stage, count) if hasattr(data, "describe") else f"{count} samples"]
+    for name in task.counts:
+        words.append(f"{int(logged.get(f'{stage}/{name}', 0))} of {task.num_classes} {name}")
+    return ", ".join(words)
 
 
 def _bad_files(trainer: Trainer, together: bool) -> list[dict[str, str]]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from tome_lightning.metrics import ClassesSeen, MacroAveragePrecision
+
 
 class TaskError(ValueError):
     """A task and its data do not fit: one line, what, got, why and the way out."""
@@ -26,10 +28,14 @@ class Task(ABC):
     Attributes:
         num_classes: Width of the head.
         monitor: The metric that decides which checkpoint is the best one; higher is better.
+        multi_label: Whether labels are multi-hot rows ``[B, K]`` and not class indices ``[B]``.
+        counts: Which metrics are numbers of classes and not fractions.
     """
 
     num_classes: int
     monitor: ClassVar[str]
+    multi_label: ClassVar[bool] = False
+    counts: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -142,6 +148,49 @@ class SingleLabel(Task):
                 )
                 for k in (1, 5)
             }
+        )
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Any number of classes a sample: binary cross-entropy of each class, macro mAP.
+
+    Targets are soft where the data has mixed samples (AudioMAE mixes waveforms, before features).
+
+    Args:
+        num_classes: Width of the head.
+    """
+
+    monitor: ClassVar[str] = "mAP"
+    multi_label: ClassVar[bool] = True
+    counts: ClassVar[tuple[str, ...]] = ("classes",)
+
+    def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Unchanged: the data module has mixed them."""
+        return x, y
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        logits = _full(logits)
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logarithms of the probabilities, which unlike these do not round to 1."""
+        views = F.logsigmoid(_full(logits))
+        return views.logsumexp(dim=1) - math.log(views.shape[1])
+
+    def eval_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        # the logarithm of 1 - p; p = 1 would make it infinite
+        others = torch.log(-torch.expm1(scores.clamp(max=-torch.finfo(scores.dtype).tiny)))
+        y = y.to(scores.dtype)
+        return -(y * scores + (1 - y) * others).mean()
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection(
+            {
+                "mAP": MacroAveragePrecision(self.num_classes),
+                "classes": ClassesSeen(self.num_classes),
+            },
+            compute_groups=False,
         )
 
 

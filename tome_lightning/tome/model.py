@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.layers import PatchDropout
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -96,6 +97,14 @@ class ToMeViT(nn.Module):
     def num_tokens(self) -> int:
         """Tokens of one image of the model's own size, prefix tokens included."""
         return int(self.vit.patch_embed.num_patches) + self.num_prefix
+
+    @property
+    def train_tokens(self) -> int:
+        """The same in training, where patch dropout (or masking in its place) leaves some out."""
+        drop, patches = self.vit.patch_drop, self.num_tokens - self.num_prefix
+        if isinstance(drop, PatchDropout):
+            patches = max(1, int(patches * (1.0 - drop.prob)))  # as timm counts
+        return int(getattr(drop, "num_kept", patches)) + self.num_prefix
 
     def plan(self, num_tokens: int | None = None) -> tuple[int, ...]:
         """Tokens each block really merges, after the clamp, for an input of that many tokens.
