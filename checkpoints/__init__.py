@@ -1,8 +1,8 @@
 """Load published and home-made ViT checkpoints into timm models, and say what was loaded.
 
-Images (MAE, ToMe, timm) and video (mae_st, PySlowFast, VideoMAE). `load` fills a model, `identify`
-looks at a checkpoint first, `SOURCES` names the published files, `inflate` makes a video model's
-weights of an image model's.
+Images (MAE, ToMe, timm), video (mae_st, PySlowFast, VideoMAE) and sound (AudioMAE). `load` fills a
+model, `identify` looks at a checkpoint first, `SOURCES` names the published files, `inflate` makes a
+video model's weights of an image model's (a spectrogram model takes them as they are).
 """
 
 from .errors import CheckpointError

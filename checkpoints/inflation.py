@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .layout import KERNEL, Positions
-from .positions import interpolate_positions, materialise
+from .positions import interpolate_positions, materialise, resized
 
 
 def inflate(
@@ -34,19 +34,37 @@ def inflate(
     Raises:
         CheckpointError: the image's positions are of another size and fill no square.
     """
+    return inflate_noted(weights, grid, tubelet, positions)[0]
+
+
+def inflate_noted(
+    weights: Mapping[str, Tensor],
+    grid: tuple[int, int, int],
+    tubelet: int,
+    positions: Positions,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`inflate`, and of each weight that it made how, in words."""
     video = dict(weights)
     kernel = weights[KERNEL]
     video[KERNEL] = (kernel / tubelet).unsqueeze(2).repeat(1, 1, tubelet, 1, 1)
+    notes = {
+        KERNEL: f"the image's, over the frames of a tubelet, divided by their number, {tubelet}"
+    }
     table = video.pop("pos_embed", None)
     if table is None or positions == "sinusoid":
-        return video
+        return video, notes
     steps, rows, columns = grid
-    num_prefix = int("cls_token" in weights)
-    if table.shape[1] - num_prefix != rows * columns:
+    num_prefix, source = int("cls_token" in weights), "the image's"
+    if (count := table.shape[1] - num_prefix) != rows * columns:
         table = interpolate_positions(table, (rows, columns), num_prefix)
+        source += f", {resized(count, (rows, columns))}"
     prefix, spatial = table[:, :num_prefix], table[:, num_prefix:]
     temporal = torch.zeros_like(spatial[:, :1]).repeat(1, steps, 1)
     if positions == "joint":
-        return video | {"pos_embed": materialise(spatial, temporal, prefix)}
-    separable = {"pos_embed_spatial": spatial, "pos_embed_temporal": temporal}
-    return video | separable | ({"pos_embed_class": prefix} if num_prefix else {})
+        joint = materialise(spatial, temporal, prefix)
+        return video | {"pos_embed": joint}, notes | {"pos_embed": f"{source}, at every time step"}
+    video |= {"pos_embed_spatial": spatial, "pos_embed_temporal": temporal}
+    notes |= {"pos_embed_spatial": source, "pos_embed_temporal": "zeros, an image has no time"}
+    if num_prefix:
+        video["pos_embed_class"], notes["pos_embed_class"] = prefix, "the image's"
+    return video, notes

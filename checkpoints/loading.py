@@ -7,17 +7,17 @@ from typing import NamedTuple
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from . import inflation
+from . import colours, inflation
 from .errors import CheckpointError
 from .layout import KERNEL, encoder_size, in_head, is_decoder, positions_of, some, tubelet_of
 from .opening import Opened, open_checkpoint
 from .report import LoadReport
-from .tables import check_tables, check_tokens, fit_tables
+from .tables import check_tables, check_tokens, fit_mel_table, fit_tables
 
 
 class _Fit(NamedTuple):
     weights: dict[str, Tensor]  # of the model's names and shapes
-    reshaped: set[str]
+    notes: dict[str, str]  # of each weight not taken as it is
     dropped: list[str]
 
 
@@ -29,12 +29,14 @@ def load(
     The decoder is left out; the head is taken if the file has one of the model's shape; MAE's
     pre-training `norm` is left out of a model that pools first (`fc_norm` starts fresh; mae_st's
     is kept as `fc_norm`); position tables of another image size or frame count are resampled,
-    separable ones summed for a joint table. Everything else must agree name by name and shape by
-    shape. Values take the model's dtype and device.
+    separable ones summed for a joint table, those of longer or shorter sound interpolated or cut;
+    an RGB image file starts a model of one channel by the sum of its colours. Everything else must
+    agree name by name and shape by shape. Values take the model's dtype and device.
 
     Args:
         vit: a plain timm VisionTransformer (or VisionTransformerDistilled); for video one whose
-            `patch_embed.proj` is a Conv3d and whose `patch_embed.grid_size` is (t, h, w).
+            `patch_embed.proj` is a Conv3d and whose `patch_embed.grid_size` is (t, h, w); for sound
+            one of one channel whose grid is (time, mels).
         name_or_path: a file, a name in `SOURCES`, or a timm name (`vit_base_patch16_224.mae`).
         head: False leaves the file's classifier out even if it fits.
         inflate: True spreads an image checkpoint over the time of a video model, see `inflate`.
@@ -63,10 +65,11 @@ def load(
         source=opened.source,
         family=opened.family,
         kind=opened.kind,
-        matched=tuple(n for n in names if n in fit.weights and n not in fit.reshaped),
+        matched=tuple(n for n in names if n in fit.weights and n not in fit.notes),
         new=tuple(n for n in names if n not in fit.weights),
-        reshaped=tuple(n for n in names if n in fit.reshaped),
+        reshaped=tuple(n for n in names if n in fit.notes),
         dropped=tuple(fit.dropped),
+        notes=fit.notes,
     )
 
 
@@ -75,37 +78,49 @@ def _fit(opened: Opened, vit: VisionTransformer, head: bool, inflate: bool) -> _
     dropped = [name for name in opened.weights if is_decoder(name)]
     encoder_size(opened.weights)  # a ViT at all?
     file = opened.layout.convert({k: v for k, v in opened.weights.items() if not is_decoder(k)})
-    _check_dimensions(file, own, opened.family, inflate)
+    _check_dimensions(file, own, opened, inflate)
     _check_size(file, own)
     check_tables(file)
-    inflated: set[str] = set()
+    notes: dict[str, str] = {}
     tubelet, positions = tubelet_of(own), positions_of(own)
     if inflate and tubelet and positions:
-        image, file = file, inflation.inflate(file, grid, tubelet, positions)
-        inflated = {name for name in file if file[name] is not image.get(name)}
-        dropped += ["pos_embed"] if positions == "sinusoid" and "pos_embed" in image else []
+        dropped += ["pos_embed"] if positions == "sinusoid" and "pos_embed" in file else []
+        file, notes = inflation.inflate_noted(file, grid, tubelet, positions)
     _check_patches(file, own)
     check_tokens(file, own)
     unused = _unused_heads(file, own, head)
     unused += _unused_norm(file, own, takes_head=any(in_head(n) for n in file.keys() - unused))
     for name in unused:
         del file[name]
-    file, reshaped = fit_tables(file, own, grid)
-    _check_names(file, own)
-    return _Fit(file, reshaped | inflated, dropped + unused)
+    if opened.spectrogram:
+        fitted, changes = fit_mel_table(file, own, grid, opened.mel_grid)
+    else:
+        fitted, changes = fit_tables(file, own, grid)
+    if colours.fit_by_sum(file, own):
+        fitted, changes[KERNEL] = colours.sum_colours(fitted), colours.NOTE
+    _check_names(fitted, own)
+    return _Fit(fitted, notes | changes, dropped + unused)
 
 
 def _check_dimensions(
-    file: Mapping[str, Tensor], own: Mapping[str, Tensor], family: str, inflate: bool
+    file: Mapping[str, Tensor], own: Mapping[str, Tensor], opened: Opened, inflate: bool
 ) -> None:
-    theirs, ours = tubelet_of(file), tubelet_of(own)
+    theirs, ours, family = tubelet_of(file), tubelet_of(own), opened.family
     if theirs and not ours:
         raise CheckpointError(
-            f"the file is a {family} video checkpoint, with patches of {theirs} frames, which an "
-            "image model cannot take: use a Clip input, or an image checkpoint (mae, tome, timm)"
+            f"the file is a {family} video checkpoint, with patches of {theirs} frames, which a model "
+            "of images or spectrograms cannot take: use a Clip input, or a checkpoint of images (mae, "
+            "tome, timm) or of sound (audiomae)"
+        )
+    if opened.spectrogram and (ours or own[KERNEL].shape[1] != 1):
+        what = "clips" if ours else f"images of {own[KERNEL].shape[1]} channels"
+        raise CheckpointError(
+            f"the file is a spectrogram checkpoint ({family}), with one input channel and patches over "
+            f"time x mels, the model takes {what}: use a Spectrogram input, or a checkpoint of "
+            f"{'video (mae_st, videomae)' if ours else 'images (mae, tome, timm)'}"
         )
     if inflate and (theirs or not ours):
-        what = f"the file is a {family} video checkpoint" if theirs else "the model takes images"
+        what = f"the file is a {family} video checkpoint" if theirs else "the model takes no clips"
         raise CheckpointError(
             f"inflate spreads an image checkpoint over the time of a video model, and {what}: "
             "leave it out (--model.inflate false)"
@@ -133,10 +148,11 @@ def _check_patches(file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
             f"the file's tubelets have {tubelet} frames, the model's {wanted}, and patch kernels "
             f"are not resampled: set model.input.tubelet: {tubelet}"
         )
-    theirs, ours = _dims(file[KERNEL].shape[1:]), _dims(own[KERNEL].shape[1:])
-    if theirs != ours:
+    theirs, ours = file[KERNEL].shape[1:], own[KERNEL].shape[1:]
+    skip = int(colours.fit_by_sum(file, own))
+    if theirs[skip:] != ours[skip:]:
         raise CheckpointError(
-            f"the file's patches are {theirs} (channels x size), the model's {ours}, "
+            f"the file's patches are {_dims(theirs)} (channels x size), the model's {_dims(ours)}, "
             "and patch kernels are not resampled: build the model with the file's patches"
         )
 

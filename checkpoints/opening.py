@@ -8,7 +8,7 @@ from pathlib import Path
 import timm
 from torch import Tensor
 
-from . import timm_hub, timm_vit
+from . import audiomae, timm_hub, timm_vit
 from .errors import CheckpointError
 from .families import PROP_ATTN, Layout, layout_of
 from .layout import bare, in_head, some
@@ -20,12 +20,18 @@ _SUFFIXES = {".pth", ".pt", ".pyth", ".ckpt", ".bin", ".safetensors"}
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint's weights under the file's names, decoder included."""
+    """A checkpoint's weights under the file's names, decoder included.
+
+    `spectrogram` tells sound from images, whose files have the same names; `mel_grid` is then the
+    patches over time and over the mels, where they are known.
+    """
 
     source: str
     weights: Mapping[str, Tensor]
     layout: Layout
     family: str  # the layout's, unless the file's name, timm's tag or our metadata knows better
+    spectrogram: bool = False
+    mel_grid: audiomae.MelGrid | None = None
 
     @property
     def kind(self) -> str:
@@ -49,7 +55,7 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
             return Opened(name, weights, layout_of(weights), timm_hub.family_of(name))
         elif not path.exists() and not looks_like_path(name):
             raise unknown_name(name)
-    weights, ours = read(path)
+    weights, ours, mel_grid = read(path)
     if ours is not None and ours not in PROP_ATTN:
         raise CheckpointError(
             f"{path} says it is of family {ours!r}, which is none of {', '.join(PROP_ATTN)}: "
@@ -59,7 +65,13 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
     layout = timm_vit if ours else layout_of(weights)
     # Trained with merging or not, the layout is the same: only the released file's name tells.
     tome = {source.file: "tome" for source in SOURCES.values() if source.family == "tome"}
-    return Opened(name, weights, layout, ours or tome.get(path.name) or layout.NAME)
+    family = ours or tome.get(path.name) or layout.NAME
+    spectrogram = ours == audiomae.NAME or mel_grid is not None or audiomae.matches(weights)
+    if spectrogram and not ours:
+        mel_grid = audiomae.published_grid(weights)
+    if spectrogram and family == "mae":  # in ours that is whatever was trained without merging
+        family = audiomae.NAME
+    return Opened(name, weights, layout, family, spectrogram, mel_grid)
 
 
 def looks_like_path(name: str) -> bool:

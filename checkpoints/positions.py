@@ -1,4 +1,4 @@
-"""Position tables of another size: of images, over time, and over both."""
+"""Position tables of another size: of images, over time, over both, and of spectrograms."""
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ def interpolate_positions(pos: Tensor, grid: tuple[int, int], num_prefix: int) -
         image = interpolate(image, size=grid, mode="bicubic", align_corners=False, antialias=False)
         patches = image.flatten(2).transpose(1, 2)  # [B, h*w, D]
     return torch.cat([prefix, patches], dim=1)
+
+
+def resized(count: int, grid: tuple[int, int]) -> str:
+    """What `interpolate_positions` does to a square of `count` patches, for a report."""
+    edge = side(count)
+    return f"resized from {edge}x{edge} to {grid[0]}x{grid[1]}"
 
 
 def interpolate_time(pos: Tensor, steps: int) -> Tensor:
@@ -102,6 +108,57 @@ def steps_of(count: int, grid: tuple[int, int, int]) -> int:
         f"they become the model's {steps}x{rows}x{columns}: build the model for the file's frames "
         "or size"
     )
+
+
+def resize_time(pos: Tensor, old_steps: int, steps: int, num_prefix: int) -> Tensor:
+    """Fit a spectrogram's table to another length: cut, or interpolated along time alone.
+
+    Row F*t + f belongs to token (t, f), whatever its values look like: the network saw it there.
+    AudioMAE's own routine, which nothing in it calls, cuts the table along the axes of the swapped
+    grid that its values follow (8x64); most tokens would then get the row of another token.
+
+    Args:
+        pos: [1, P + T*F, D], the prefix rows first, then time slowest, mels.
+        old_steps: T, which the table itself does not tell (see `mel_grid_of`).
+        steps: time steps wanted.
+        num_prefix: P, rows that are kept as they are.
+
+    Returns:
+        [1, P + steps*F, D]. Not longer than before, the table's own first rows; longer, each mel's
+        rows resampled as by `interpolate_time`, in float32.
+    """
+    bands = pos[0, num_prefix:].unflatten(0, (old_steps, -1))  # [T, F, D]
+    if steps <= old_steps:
+        return pos[:, : num_prefix + steps * bands.shape[1]]
+    longer = interpolate_time(bands.transpose(0, 1), steps).transpose(0, 1)  # [steps, F, D]
+    return torch.cat([pos[:, :num_prefix].detach().float(), longer.flatten(0, 1)[None]], dim=1)
+
+
+def mel_grid_of(
+    count: int, grid: tuple[int, int], known: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The steps and mels (T, F) in a table of `count` patches, for a model of `grid` (t, f).
+
+    A table does not say its F: where it is not `known` otherwise, it is the model's.
+
+    Raises:
+        CheckpointError: the table has another count than the grid that is known, or is no multiple
+            of the model's mels; or the mels differ, which are not resampled.
+    """
+    steps, mels = known or (count // grid[1], grid[1])
+    if steps * mels != count or count < 1:
+        what = f"not its {steps}x{mels}" if known else f"no multiple of the model's {mels}"
+        raise CheckpointError(
+            f"the file has {count} positions beside those that the model's prefix tokens take, "
+            f"{what} patches (time x mels): build the model for the file's mels, stride and tokens"
+        )
+    if mels != grid[1]:
+        raise CheckpointError(
+            f"the file's positions are {steps}x{mels} patches (time x mels), the model's "
+            f"{grid[0]}x{grid[1]}, and only time is resampled: set model.input.mels and "
+            f"model.input.stride to get {mels} (128 mels give 8 at stride 16, 12 at stride 10)"
+        )
+    return steps, mels
 
 
 def materialise(spatial: Tensor, temporal: Tensor, prefix: Tensor | None) -> Tensor:

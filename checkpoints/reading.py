@@ -38,7 +38,10 @@ class Checkpoint(NamedTuple):
     """A file's weights under the names the file gives them, wrappers taken off."""
 
     weights: dict[str, Tensor]
-    family: str | None  # what a checkpoint of ours says of itself
+    # What a checkpoint of ours says of itself: the family, and of spectrograms the patches over
+    # time and over the mels, which the table of positions does not tell.
+    family: str | None
+    mel_grid: tuple[int, int] | None
 
 
 def state_dict_of(path: str | pathlib.Path) -> dict[str, Tensor]:
@@ -56,7 +59,7 @@ def state_dict_of(path: str | pathlib.Path) -> dict[str, Tensor]:
 
 
 def read(path: pathlib.Path) -> Checkpoint:
-    """`state_dict_of`, and the family that a checkpoint of ours names."""
+    """`state_dict_of`, and what a checkpoint of ours says of itself."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory, not a checkpoint: name the file inside it")
     if not path.is_file():
@@ -74,7 +77,7 @@ def read(path: pathlib.Path) -> Checkpoint:
             f"{path} holds no weights, only {some(map(str, inner))}: "
             f"expected tensors at the top or under one of {', '.join(_CONTAINERS)}"
         )
-    return Checkpoint(_plain_names(weights), _family(content))
+    return Checkpoint(_plain_names(weights), _family(content), _mel_grid(content))
 
 
 def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
@@ -149,6 +152,22 @@ def _family(content: Mapping[str, object]) -> str | None:
     ours = content.get("tome_lightning")
     family = ours.get("family") if isinstance(ours, Mapping) else None
     return family if isinstance(family, str) else None
+
+
+def _mel_grid(content: Mapping[str, object]) -> tuple[int, int] | None:
+    given = content.get("hyper_parameters") if _family(content) else None
+    given = given.get("input") if isinstance(given, Mapping) else None
+    sizes = given.get("init_args") if isinstance(given, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(sizes, Mapping):
+        return None
+    if not str(given.get("class_path")).endswith(".Spectrogram"):
+        return None
+    numbers = [sizes.get(name) for name in ("frames", "mels", "patch", "stride")]
+    plain = [number for number in numbers if isinstance(number, int) and number > 0]
+    if len(plain) != len(numbers):
+        return None
+    frames, mels, patch, stride = plain
+    return (frames - patch) // stride + 1, (mels - patch) // stride + 1
 
 
 def _first_line(error: Exception) -> str:

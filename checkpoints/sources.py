@@ -22,7 +22,7 @@ class Source:
     """A published file.
 
     `url` is None where a browser has to fetch it; `md5` is what is published of its hash, the
-    first hex digits or nothing; `arch` is a timm model with its blocks (video has other patches);
+    first hex digits or nothing; `arch` is a timm model with its blocks (not all with its patches);
     `how` says where a user gets it and under which licence. The rest is what `Identity` calls so.
     """
 
@@ -115,6 +115,27 @@ def _videomae(size: str, data: str, epochs: int, *, tuned: bool) -> Source:
     )
 
 
+def _audiomae(*, tuned: bool) -> Source:
+    which = "fine-tuned" if tuned else "pre-trained"
+    name = "audiomae_vit_base" + ("_finetuned" if tuned else "")
+    return Source(
+        name=name,
+        file=f"{name}.pth",
+        url=None,
+        md5="",
+        family="audiomae",
+        kind="fine-tuned" if tuned else "full",  # as described; no published file was at hand
+        arch=_BASE,
+        how=(
+            f"the model zoo of the AudioMAE repository, there the {which} ViT-B of AudioSet-2M on "
+            f"Google Drive (its scripts call it {which.replace('-', '')}.pth), licence {LICENCE} by "
+            "its LICENSE (no commercial use), CC-BY 4.0 by its README"
+        ),
+        num_classes=527 if tuned else None,
+        pooling="avg" if tuned else None,
+    )
+
+
 _BASE, _LARGE, _HUGE = "vit_base_patch16_224", "vit_large_patch16_224", "vit_huge_patch14_224"
 _ARCHS = {"small": "vit_small_patch16_224", "base": _BASE, "large": _LARGE, "huge": _HUGE}
 _CLASSES = {"k400": 400, "ssv2": 174, "ucf101": 101}
@@ -156,6 +177,7 @@ SOURCES: dict[str, Source] = {
         _pyslowfast("large", "VIT_L_16x4_MAE_PT.pyth"),
         _pyslowfast("huge", "VIT_H_16x4_MAE_PT_400e_85.1.pyth"),
         *(_videomae(*row, tuned=tuned) for row in _ZOO for tuned in (False, True)),
+        *(_audiomae(tuned=tuned) for tuned in (False, True)),
     )
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor
 
@@ -138,13 +139,66 @@ def videomae(kind: str) -> Any:
     return weights | _linear(draw, "decoder.head", 3 * TUBELET * PATCH * PATCH, 16)
 
 
+def audiomae(kind: str, rows: int = 512, swin: bool = True) -> Any:
+    """AudioMAE's layout (protocol 2.2) with random values; kind encoder, full or fine-tuned.
+
+    rows: patches in the position table; swin: the published decoder's shifted-window blocks.
+    """
+    generator = torch.Generator().manual_seed(8)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    weights = {
+        "cls_token": draw(1, 1, WIDTH),
+        "pos_embed": draw(1, rows + 1, WIDTH),
+        "patch_embed.proj.weight": draw(WIDTH, 1, 16, 16),
+        "patch_embed.proj.bias": draw(WIDTH),
+    }
+    for i in range(DEPTH):
+        weights |= _block(draw, f"blocks.{i}", WIDTH)
+    if kind == "fine-tuned":
+        return weights | _norm(draw, "fc_norm", WIDTH) | _linear(draw, "head", 527, WIDTH)
+    weights |= _norm(draw, "norm", WIDTH)
+    if kind == "full":
+        weights |= {"mask_token": draw(1, 1, 16), "decoder_pos_embed": draw(1, rows + 1, 16)}
+        weights |= _linear(draw, "decoder_embed", 16, WIDTH) | _norm(draw, "decoder_norm", 16)
+        weights |= _linear(draw, "decoder_pred", 256, 16)
+        for i in range(2):
+            attention = f"decoder_blocks.{i}.attn"
+            weights |= _block(draw, f"decoder_blocks.{i}", 16)
+            if swin:
+                weights |= _linear(draw, f"{attention}.meta_mlp.fc1", 384, 2)
+                weights |= _linear(draw, f"{attention}.meta_mlp.fc2", 2, 384)
+                weights |= {f"{attention}.tau": draw(2)}
+    return weights
+
+
+class OverlapEmbed(PatchEmbed):
+    """Patches every 10 cells, as AudioMAE's other patch embedding cuts them."""
+
+    def _init_img_size(self, img_size: Any) -> Any:
+        grid = tuple((size - 16) // 10 + 1 for size in img_size)
+        return img_size, grid, grid[0] * grid[1]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.proj.stride = (10, 10)
+
+
+def build_audio(frames: int = 1024, mels: int = 128, **changes: Any) -> VisionTransformer:
+    """The model that `audiomae` fits, with timm's arguments changed as given."""
+    arguments = {"img_size": (frames, mels), "patch_size": 16, "in_chans": 1, "num_classes": 527}
+    return build(**(arguments | changes))
+
+
 def build_video(positions: str = "separable", **changes: Any) -> VisionTransformer:
     """The model that `mae_st` fits, or with positions="sinusoid" the one of `videomae`.
 
-    Clip's own arguments (frames, size, tubelet, patch) and timm's are changed as given.
+    Clip's own arguments (frames, size, tubelet, patch, channels) and timm's are changed as given.
     """
     torch.manual_seed(1)
-    clip = {"frames": FRAMES, "size": IMAGE, "tubelet": TUBELET, "patch": PATCH}
+    clip = {"frames": FRAMES, "size": IMAGE, "tubelet": TUBELET, "patch": PATCH, "channels": 3}
     clip |= {name: changes.pop(name) for name in clip.keys() & changes}
     arguments = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "num_classes": CLASSES}
     arguments |= {"global_pool": "avg", "class_token": positions != "sinusoid"}
@@ -188,6 +242,24 @@ def mae_st_fixture() -> Callable[..., dict[str, Tensor]]:
 def videomae_fixture() -> Callable[..., dict[str, Tensor]]:
     """See `videomae`."""
     return videomae
+
+
+@pytest.fixture(name="audiomae")
+def audiomae_fixture() -> Callable[..., dict[str, Tensor]]:
+    """See `audiomae`."""
+    return audiomae
+
+
+@pytest.fixture(name="build_audio")
+def build_audio_fixture() -> Callable[..., VisionTransformer]:
+    """See `build_audio`; `overlap_embed` is the embed_layer of stride 10."""
+    return build_audio
+
+
+@pytest.fixture
+def overlap_embed() -> type[PatchEmbed]:
+    """See `OverlapEmbed`."""
+    return OverlapEmbed
 
 
 @pytest.fixture(name="build_video")

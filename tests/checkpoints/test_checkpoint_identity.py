@@ -89,19 +89,48 @@ def test_a_videomae_with_learned_positions_says_so(videomae, save):
     assert (found.family, found.positions, found.class_token) == ("videomae", "joint", False)
 
 
-def test_audio_is_recognised(official, save):
+@pytest.mark.parametrize("rows", [512, 1212, 320])
+@pytest.mark.parametrize(
+    ("kind", "num_classes", "pooling"),
+    [("encoder", None, None), ("full", None, None), ("fine-tuned", 527, "avg")],
+)
+def test_an_audiomae_file_is_identified_by_its_content(
+    audiomae, save, kind, num_classes, pooling, rows
+):
+    assert identify(save(audiomae(kind, rows))) == Identity(
+        family="audiomae",
+        kind=kind,
+        num_classes=num_classes,
+        depth=2,
+        width=32,
+        class_token=True,
+        pooling=pooling,
+        positions=None,
+        tubelet=None,
+    )
+
+
+def test_audiomaes_decoder_tells_it_from_a_grey_image_mae(audiomae, save):
+    assert identify(save(audiomae("full", rows=256))).family == "audiomae"
+    assert identify(save(audiomae("full", rows=256, swin=False))).family == "mae"
+
+
+@pytest.mark.parametrize("prefix", [1, 0, 2])
+def test_a_grey_square_image_model_is_no_audio(official, save, prefix):
     weights = official("fine-tuned") | {
-        "patch_embed.proj.weight": torch.zeros(32, 1, 16, 16),
-        "pos_embed": torch.zeros(1, 513, 32),
+        "patch_embed.proj.weight": torch.zeros(32, 1, 8, 8),
+        "pos_embed": torch.zeros(1, 16 + prefix, 32),
     }
-    found = identify(save(weights))
-    assert (found.family, found.class_token, found.pooling) == ("audiomae", True, "avg")
-    assert (found.positions, found.tubelet) == (None, None)
-
-
-def test_a_grey_square_image_model_is_no_audio(official, save):
-    weights = official("fine-tuned") | {"patch_embed.proj.weight": torch.zeros(32, 1, 8, 8)}
     assert identify(save(weights)).family == "mae"
+
+
+@pytest.mark.parametrize(("family", "found"), [("mae", "audiomae"), ("tome", "tome")])
+@pytest.mark.parametrize("size", [(1024, 128), (160, 48)])
+def test_sound_of_ours_is_identified_without_its_family(build_audio, tmp_path, family, found, size):
+    state = {f"model.vit.{n}": value for n, value in build_audio(*size).state_dict().items()}
+    saved = {"state_dict": state, "tome_lightning": {"family": family}}
+    torch.save(saved, tmp_path / "a.ckpt")
+    assert identify(tmp_path / "a.ckpt") == Identity(found, "fine-tuned", 527, 2, 32, True, "avg")
 
 
 def test_a_named_source_is_identified_without_its_file(own_cache):
@@ -143,6 +172,15 @@ def test_a_named_video_source_is_identified_without_its_file(own_cache):
     )
     assert (large.kind, large.num_classes) == ("full", None)
     assert identify("videomae_vit_base_ssv2_finetuned").num_classes == 174
+    assert not own_cache.exists()
+
+
+def test_a_named_audio_source_is_identified_without_its_file(own_cache):
+    size = {"depth": 12, "width": 768, "class_token": True}
+    full = identify("audiomae_vit_base")
+    assert full == Identity("audiomae", "full", num_classes=None, pooling=None, **size)
+    tuned = identify("audiomae_vit_base_finetuned")
+    assert tuned == Identity("audiomae", "fine-tuned", num_classes=527, pooling="avg", **size)
     assert not own_cache.exists()
 
 

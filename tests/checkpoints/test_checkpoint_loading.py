@@ -204,6 +204,7 @@ def test_the_report_prints_counts_and_few_names(official, build, save):
         "  matched    27",
         "  new         4  fc_norm.weight, fc_norm.bias, head.weight, head.bias",
         "  reshaped    1  pos_embed",
+        "    pos_embed: resized from 4x4 to 8x8",
         "  dropped    22  mask_token, decoder_pos_embed, decoder_embed.weight, "
         "decoder_embed.bias and 18 more",
     ]
@@ -213,18 +214,16 @@ def without(weights, name):
     return {key: value for key, value in weights.items() if key != name}
 
 
-def audiomae(weights):
-    return weights | {
-        "patch_embed.proj.weight": torch.zeros(32, 1, 16, 16),
-        "pos_embed": torch.zeros(1, 513, 32),
-    }
-
-
 REFUSALS = {
     "other depth": ({"depth": 3}, None, "the file has 2 blocks of width 32; the model has 3 of 32"),
     "other width": ({"embed_dim": 64}, None, "2 blocks of width 32; the model has 2 of 64"),
     "other patches": ({"patch_size": 16}, None, "patches are 3x8x8 .* the model's 3x16x16"),
-    "other channels": ({"in_chans": 1}, None, "patches are 3x8x8 .* the model's 1x8x8"),
+    "other channels": ({"in_chans": 4}, None, "patches are 3x8x8 .* the model's 4x8x8"),
+    "grey file, RGB model": (
+        {},
+        lambda w: w | {"patch_embed.proj.weight": torch.zeros(32, 1, 8, 8)},
+        "patches are 1x8x8 .* the model's 3x8x8",
+    ),
     "other MLP": ({"mlp_ratio": 2}, None, "blocks.0.mlp.fc1.weight.*128x32 in the file, 64x32"),
     "other pooling": ({"global_pool": "token"}, None, 'global_pool="avg"'),
     "missing encoder weight": (
@@ -253,7 +252,6 @@ REFUSALS = {
         "13 rows, of which 12 remain",
     ),
     "no ViT": ({}, lambda _: {"conv1.weight": torch.ones(1)}, "holds no ViT.*conv1.weight"),
-    "AudioMAE": ({}, audiomae, "AudioMAE"),
 }
 
 

@@ -87,22 +87,26 @@ def test_every_source_names_its_licence_and_a_model_of_timm():
 
 def test_every_published_family_has_its_sources():
     families = Counter(source.family for source in SOURCES.values())
-    assert families == {"mae": 8, "tome": 5, "mae_st": 6 + 3, "videomae": 2 * 9}
+    assert families == {"mae": 8, "tome": 5, "mae_st": 6 + 3, "videomae": 2 * 9, "audiomae": 2}
     recipes = {"mae_st_vit_large_k400", "mae_st_vit_huge_k400", "pyslowfast_mae_vit_base_k400"}
     recipes |= {"videomae_vit_large_k400", "videomae_vit_large_k400_finetuned"}
+    recipes |= {"audiomae_vit_base", "audiomae_vit_base_finetuned"}
     assert recipes <= SOURCES.keys()
 
 
-def test_a_source_is_what_its_file_will_be_found_to_be(mae_st, videomae, save, own_cache):
+def test_a_source_is_what_its_file_will_be_found_to_be(mae_st, videomae, audiomae, save, own_cache):
     own_cache.mkdir(parents=True)
     for name, weights in (
         ("pyslowfast_mae_vit_base_k400", mae_st("full")),
         ("videomae_vit_large_k400", videomae("full")),
         ("videomae_vit_large_k400_finetuned", videomae("fine-tuned")),
+        ("audiomae_vit_base", audiomae("full")),
+        ("audiomae_vit_base_finetuned", audiomae("fine-tuned")),
     ):
         known = identify(name)
         save(weights).rename(own_cache / SOURCES[name].file)
-        sizes = {"depth": 2, "width": 32, "num_classes": known.num_classes and 7}
+        classes = known.num_classes and (527 if known.family == "audiomae" else 7)
+        sizes = {"depth": 2, "width": 32, "num_classes": classes}
         assert identify(name) == dataclasses.replace(known, **sizes)
 
 
@@ -114,6 +118,21 @@ def test_a_zoo_file_says_where_it_is_to_be_found(build_video, own_cache):
     assert f"put {name}.pth at {own_cache / name}.pth" in line
     assert "fine-tuned file of the row k400, ViT-B, 800 epochs" in line
     assert "model zoo page of the VideoMAE repository" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("audiomae_vit_base", "pretrained.pth"), ("audiomae_vit_base_finetuned", "finetuned.pth")],
+)
+def test_audiomae_says_where_it_is_to_be_found(build_audio, own_cache, name, file):
+    with pytest.raises(CheckpointError) as refused:
+        load(build_audio(), name)
+    line = str(refused.value)
+    assert f"put {name}.pth at {own_cache / name}.pth" in line
+    assert "model zoo of the AudioMAE repository" in line
+    assert file in line
+    assert "CC-BY-NC-4.0" in line
     assert "\n" not in line
 
 

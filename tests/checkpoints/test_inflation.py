@@ -118,7 +118,17 @@ REFUSALS = {
     "an image model": (
         lambda f: f("official")("encoder"),
         lambda f: f("build")(),
-        r"the model takes images: leave it out",
+        r"the model takes no clips: leave it out",
+    ),
+    "a spectrogram model": (
+        lambda f: f("official")("encoder"),
+        lambda f: f("build_audio")(),
+        r"the model takes no clips: leave it out",
+    ),
+    "a spectrogram file": (
+        lambda f: f("audiomae")("encoder"),
+        lambda f: f("build_video")(),
+        r"a spectrogram checkpoint \(audiomae\).*the model takes clips: use a Spectrogram input",
     ),
     "no class token in the model": (
         lambda f: f("official")("encoder"),
