@@ -3,18 +3,21 @@
 import os
 from abc import ABC, abstractmethod
 from itertools import zip_longest
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.errors import DataError
+from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.loader import EpochSampler, Loader, flatten_repeats
 from datamodules.samples import Samples
 
 __all__ = ["DataError", "LabelledData"]
 
+Files = TypeVar("Files", bound=LabelledFiles)
 BIG = 10_000  # samples from which too few workers are worth a warning
 SPLITS: dict[str | None, tuple[str, ...]] = {
     None: ("train", "val", "test"),
@@ -28,11 +31,12 @@ SPLITS: dict[str | None, tuple[str, ...]] = {
 class LabelledData(LightningDataModule, ABC):
     """Base of the data modules: batches `(x, y, id)`.
 
-    Training: x `[B, C, ...]`. Evaluation: x `[B, V, C, ...]` with V views. y and id: int64 `[B]`;
-    id is the index of the sample in its split, y is -1 for an evaluated sample whose file cannot be
-    read. A subclass says what a split is with `check`, `build` and `class_names`. One with an
-    attribute `repeat_aug` trains on that many views of each sample: its training samples are
-    `[repeat_aug, C, ...]`, its batches `[B * repeat_aug, C, ...]`.
+    Training: x `[B, C, ...]`. Evaluation: x `[B, V, C, ...]` with V views. y and id: int64 `[B]`, or
+    y float32 `[B, K]` where a sample may be of several of K classes; id is the index of the sample in
+    its split, y is -1 for an evaluated sample whose file cannot be read. A subclass says what a split
+    is with `check`, `build` and `class_names`. One with an attribute `repeat_aug` trains on that many
+    views of each sample: its training samples are `[repeat_aug, C, ...]`, its batches
+    `[B * repeat_aug, C, ...]`.
 
     Args:
         batch_size: Training samples in a batch on each process.
@@ -46,7 +50,12 @@ class LabelledData(LightningDataModule, ABC):
         max_retries: Files of the same class tried in place of one that cannot be read.
         max_corrupt_share: Stop when at least 10 files and more than this share of the files seen
             cannot be read.
+
+    Attributes:
+        multi_label: Whether y is a row of K numbers and not a class index.
     """
+
+    multi_label: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -156,7 +165,12 @@ class LabelledData(LightningDataModule, ABC):
 
     def train_batches(self, processes: int = 1) -> int:
         """Batches in a training epoch on each of so many processes."""
-        return len(self.samples("train")) // processes // self.batch_size
+        return self.epoch_length // processes // self.batch_size
+
+    @property
+    def epoch_length(self) -> int:
+        """Training samples in an epoch, over all processes."""
+        return len(self.samples("train"))
 
     @property
     def corrupt(self) -> int:
@@ -166,10 +180,14 @@ class LabelledData(LightningDataModule, ABC):
     def bad_files(self) -> list[dict[str, str]]:
         """Split, path as in the list, and first error of each file this process could not read."""
         return [
-            {"split": split, "path": samples.files[index][0], "reason": error}
+            {"split": split, "path": samples.files.path(index), "reason": error}
             for split, samples in self._samples.items()
             for index, error in samples.bad.errors().items()
         ]
+
+    def missing(self, split: str) -> list[str]:
+        """What the list of a split names and is not there, where that is left out of it."""
+        return []
 
     def views(self, split: str) -> int:
         """Views V of an evaluated sample."""
@@ -217,6 +235,10 @@ class LabelledData(LightningDataModule, ABC):
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
     def _cores(self) -> int:
         """Cores for each training process of this machine."""
         local = 1 if self.trainer is None else self.trainer.num_devices
@@ -231,14 +253,7 @@ class LabelledData(LightningDataModule, ABC):
 
     def _loader(self, split: str) -> Loader:
         samples, train = self.samples(split), split == "train"
-        sampler = EpochSampler(
-            samples,
-            num_replicas=self._processes,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            shuffle=train,
-            seed=self.seed,
-            drop_last=train,
-        )
+        sampler = self.sampler(split)
         # many views make a sample large: 30 of a clip take 290 MB
         batch_size = self.batch_size if train else max(1, self.eval_batch_size // self.views(split))
         batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
@@ -255,6 +270,18 @@ class LabelledData(LightningDataModule, ABC):
             persistent_workers=self.persistent_workers and workers > 0,
         )
 
+    def sampler(self, split: str) -> EpochSampler:
+        """The order of a split on this process: training is shuffled, the rest as listed."""
+        train = split == "train"
+        return EpochSampler(
+            self.samples(split),
+            num_replicas=self._processes,
+            rank=self._rank,
+            shuffle=train,
+            seed=self.seed,
+            drop_last=train,
+        )
+
     @property
     def seed(self) -> int:
         """Seed of order and transforms: that of `seed_everything`, the same on all ranks, or 0."""
@@ -262,17 +289,17 @@ class LabelledData(LightningDataModule, ABC):
 
     def _fit_batch_to_data(self) -> None:
         """A few files, to try things out, make a smaller batch, even so that it can be mixed."""
-        samples = self._samples["train"]
-        share = len(samples) // self._processes
+        count = self.epoch_length
+        share = count // self._processes
         if share < 1:
             raise DataError(
-                f"{samples.root}: {len(samples)} training samples are fewer than the "
+                f"{self._samples['train'].root}: {count} training samples are fewer than the "
                 f"{self._processes} processes that train on them; add data or use fewer devices"
             )
         if share < self.batch_size:
             smaller = max(1, share // 2 * 2)
             rank_zero_warn(
-                f"{len(samples)} training samples on {self._processes} processes do not fill one "
+                f"{count} training samples on {self._processes} processes do not fill one "
                 f"batch of {self.batch_size} each: batch_size is {smaller} instead"
             )
             self.batch_size = smaller
@@ -281,7 +308,7 @@ class LabelledData(LightningDataModule, ABC):
         wanted = min(4, self._cores // 2)
         # Lightning itself warns of 0 or 1
         known = self.trainer is not None and self.num_workers < 2
-        if self.num_workers < wanted and len(self._samples["train"]) >= BIG and not known:
+        if self.num_workers < wanted and self.epoch_length >= BIG and not known:
             rank_zero_warn(
                 f"num_workers={self.num_workers} will probably keep the model waiting: there are "
                 f"{self._cores} cores for this process; try num_workers={min(8, self._cores)}"
@@ -292,3 +319,29 @@ def require(name: str, value: object, fine: bool, expected: str) -> None:
     """Raise a DataError unless `fine`: "`name` must be `expected`, got `value`"."""
     if not fine:
         raise DataError(f"{name} must be {expected}, got {value!r}")
+
+
+def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files:
+    """The files of a split without the bad ones of a scan.
+
+    Args:
+        split: What messages call the split.
+        files: Its files.
+        exclude: JSON file that `scan` or a run has written; None for none.
+        what: What messages call the files, such as `videos`.
+
+    Raises:
+        DataError: `exclude` cannot be read, or leaves nothing.
+    """
+    if exclude is None:
+        return files
+    bad = read_bad_files(Path(exclude).expanduser())
+    kept = files.without(bad)
+    told = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
+    if split == "train" and bad and len(kept) == len(files):
+        rank_zero_warn(f"{told}, though it names {len(bad)} files: was it made for this root?")
+    else:
+        rank_zero_info(told)
+    if not len(kept):
+        raise DataError(f"{exclude} leaves out all {len(files)} {what} of {split}")
+    return kept

@@ -1,19 +1,13 @@
 """From the path of a video to the frames of its clips, within a time limit."""
 
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from datamodules.clips import Sampling
 from datamodules.deadline import Deadline
 from datamodules.decoding import open_video
-
-CHUNK = 64  # frames that a check holds in memory at once
-QUICK = 16  # frames that a quick check decodes
 
 
 @dataclass
@@ -66,44 +60,3 @@ class EvalClipReader:
         with open_video(path, self.decoding.decoder, self.decoding.threads) as video:
             indices = self.sampling.test(video.num_frames, video.fps, self.clips)
             return video.frames(indices.flatten().tolist()).unflatten(0, indices.shape)
-
-
-class VideoFacts(NamedTuple):
-    """What a video file is."""
-
-    frames: int
-    fps: float
-    height: int
-    width: int
-
-
-@dataclass
-class VideoCheck:
-    """Decodes a whole video, or some frames of it, to see whether it can be.
-
-    Args:
-        decoding: How it is opened; the time limit is that of a read for every `CHUNK` frames.
-        quick: Decode `QUICK` frames, the first and the last among them, instead of all.
-    """
-
-    decoding: Decoding
-    quick: bool = False
-
-    def __call__(self, path: str) -> dict[str, Any]:
-        """The facts of a sound file.
-
-        Raises:
-            Exception: Whatever the decoder raises on a broken one, or TimeoutError.
-        """
-        how, call = self.decoding, self.decoding.deadline.call
-        with call(open_video, path, how.decoder, how.threads) as video:
-            for frames in self._chunks(video.num_frames):
-                call(video.frames, frames)
-            return VideoFacts(video.num_frames, video.fps, *video.size)._asdict()
-
-    def _chunks(self, n: int) -> Iterable[Sequence[int]]:
-        if self.quick:
-            yield torch.linspace(0, n - 1, min(QUICK, n)).long().tolist()
-            return
-        for first in range(0, n, CHUNK):
-            yield range(first, min(first + CHUNK, n))

@@ -1,11 +1,16 @@
 """Lists of labelled files in flat arrays, and the two ways to make one: a folder or a text file."""
 
 import hashlib
+import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+from torch import Tensor
 
 from datamodules.errors import DataError
 
@@ -13,53 +18,137 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", "
 VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv")
 
 
-class FileList:
-    """N paths and labels in three numpy arrays.
+class LabelledFiles(ABC):
+    """N files in flat numpy arrays: the paths, and in a subclass the label or labels of each.
 
     A Python list of a million strings is copied page by page into every forked worker, because
     reading an item writes its reference count; arrays stay shared.
 
     Args:
         paths: N paths, absolute or relative to the root of the data set.
-        labels: N class indices.
     """
 
-    def __init__(self, paths: Iterable[str], labels: Iterable[int]) -> None:
+    def __init__(self, paths: Iterable[str]) -> None:
         encoded = [os.fsencode(path) for path in paths]
-        self.labels = np.fromiter(labels, dtype=np.int64)  # [N]
-        if len(encoded) != len(self.labels):
-            raise ValueError(f"{len(encoded)} paths but {len(self.labels)} labels")
         self.offsets = np.zeros(len(encoded) + 1, dtype=np.int64)  # [N + 1]
         np.cumsum([len(path) for path in encoded], out=self.offsets[1:])
         self.blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> tuple[str, int]:
-        """Path and label of one file."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} in a list of {len(self)} files")
-        index %= len(self)
-        start, stop = self.offsets[index], self.offsets[index + 1]
-        return os.fsdecode(self.blob[start:stop].tobytes()), int(self.labels[index])
+    def path(self, index: int) -> str:
+        """Path of one file, as the list has it."""
+        start, stop = self._span(self.offsets, index)
+        return os.fsdecode(self.blob[start:stop].tobytes())
 
-    def without(self, paths: Collection[str]) -> "FileList":
+    def __getitem__(self, index: int) -> tuple[str, Any]:
+        """Path and label (or tuple of labels) of one file."""
+        return self.path(index), self.label(index)
+
+    @abstractmethod
+    def label(self, index: int) -> Any:
+        """Class index of one file, or a tuple of them."""
+
+    @abstractmethod
+    def target(self, index: int) -> int | Tensor:
+        """What a model is to say of one file."""
+
+    @property
+    @abstractmethod
+    def unread_target(self) -> int | Tensor:
+        """The target of a file that could not be read: -1, wherever a target has a number."""
+
+    @abstractmethod
+    def peers(self, index: int) -> np.ndarray:
+        """Which files may stand in for one, itself among them: bool `[N]`."""
+
+    @abstractmethod
+    def class_counts(self, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Files of each class, int64 `[num_classes]`; only those of a mask `rows` (bool `[N]`)."""
+
+    @abstractmethod
+    def keep(self, rows: np.ndarray) -> Self:
+        """The same list with the rows of a mask (bool `[N]`) only."""
+
+    @abstractmethod
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        """All that the list holds."""
+
+    def without(self, paths: Collection[str]) -> Self:
         """The same list, without the rows of these paths."""
-        rows = [row for row in map(self.__getitem__, range(len(self))) if row[0] not in paths]
-        return FileList((path for path, _ in rows), (label for _, label in rows))
+        kept = (self.path(row) not in paths for row in range(len(self)))
+        return self.keep(np.fromiter(kept, dtype=bool, count=len(self)))
 
     @property
     def nbytes(self) -> int:
-        """Size of the three arrays in bytes."""
-        return self.blob.nbytes + self.offsets.nbytes + self.labels.nbytes
+        """Size of the arrays in bytes."""
+        return sum(array.nbytes for array in self._arrays())
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name this list: its paths, their order, their labels."""
         digest = hashlib.sha256()
-        for array in (self.offsets, self.labels, self.blob):
+        for array in self._arrays():
             digest.update(array.tobytes())
         return digest.hexdigest()[:16]
+
+    def _span(self, offsets: np.ndarray, index: int) -> tuple[int, int]:
+        """Where row `index` starts and stops in values with these offsets."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} in a list of {len(self)} files")
+        index %= len(self)
+        return int(offsets[index]), int(offsets[index + 1])
+
+
+class FileList(LabelledFiles):
+    """N paths with one label each.
+
+    Args:
+        paths: N paths, absolute or relative to the root of the data set.
+        labels: N class indices.
+    """
+
+    unread_target = -1
+
+    def __init__(self, paths: Iterable[str], labels: Iterable[int]) -> None:
+        super().__init__(paths)
+        self.labels = np.fromiter(labels, dtype=np.int64)  # [N]
+        if len(self) != len(self.labels):
+            raise ValueError(f"{len(self)} paths but {len(self.labels)} labels")
+
+    def label(self, index: int) -> int:
+        """Class index of one file."""
+        return int(self.labels[index])
+
+    target = label
+
+    def peers(self, index: int) -> np.ndarray:
+        """The files of its class: bool `[N]`."""
+        return self.labels == self.labels[index]
+
+    def class_counts(self, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Files of each class, int64 `[num_classes]`; only those of a mask `rows` (bool `[N]`)."""
+        labels = self.labels if rows is None else self.labels[rows]
+        return np.bincount(labels, minlength=num_classes)
+
+    def keep(self, rows: np.ndarray) -> Self:
+        """The same list with the rows of a mask (bool `[N]`) only."""
+        kept = copy(self)
+        kept.offsets, kept.blob = keep_rows(self.offsets, self.blob, rows)
+        kept.labels = self.labels[rows]
+        return kept
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        """All that the list holds; checkpoints keep the digest of this order."""
+        return self.offsets, self.labels, self.blob
+
+
+def keep_rows(
+    offsets: np.ndarray, values: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of values whose row n is `values[offsets[n] : offsets[n + 1]]`, the rows of a mask only."""
+    lengths = np.diff(offsets)
+    return np.append(0, np.cumsum(lengths[rows])), values[np.repeat(rows, lengths)]
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -95,13 +184,19 @@ def scan_folder(
     paths: list[str] = []
     indices: list[int] = []
     for name, label in sorted(labels.items(), key=lambda item: (item[1], item[0])):
-        found = sorted(_files_below(root / split / name, extensions))
+        found = sorted(files_below(root / split / name, extensions))
         paths += [os.path.relpath(path, root) for path in found]
         indices += [label] * len(found)
     return FileList(paths, indices)
 
 
-def _files_below(folder: Path, extensions: tuple[str, ...]) -> Iterable[str]:
+def files_below(folder: Path, extensions: tuple[str, ...]) -> Iterable[str]:
+    """Paths of all files below a folder with these endings (lower case), hidden ones left out.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+
     def refuse(error: OSError) -> None:  # os.walk skips what it cannot list unless told otherwise
         raise DataError(f"cannot list {error.filename}: {error.strerror}") from None
 
@@ -151,6 +246,24 @@ def read_list(path: Path, classes: int | None = None) -> FileList:
     if not paths:
         raise DataError(f"the file list {path} names no file; write one `path,label` a line")
     return FileList(paths, labels)
+
+
+def read_bad_files(path: Path) -> set[str]:
+    """The bad files of a scan, by the paths their lists give them.
+
+    Raises:
+        DataError: The file is missing, or no result of `scan`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(row["path"]) for row in content["bad"]}
+    except OSError as error:
+        raise DataError(f"cannot read data.exclude {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"data.exclude {path} is no result of `python -m tome_lightning scan` "
+            f"({type(error).__name__}: {error}); it has `bad: [{{path, reason}}]`"
+        ) from None
 
 
 def read_names(path: Path) -> list[str]:

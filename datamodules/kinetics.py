@@ -1,15 +1,14 @@
 """Kinetics-400, or any videos in class folders or lists, as the video MAEs are fine-tuned on them."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData, require
+from datamodules.base import SPLITS, LabelledData, leave_out, require
 from datamodules.class_names import KINETICS400, check_labels, kinetics400, match_folders
-from datamodules.clip_reader import Decoding, EvalClipReader, TrainClipReader, VideoCheck
+from datamodules.clip_reader import Decoding, EvalClipReader, TrainClipReader
 from datamodules.clips import SAMPLINGS
 from datamodules.decoding import choose_decoder
 from datamodules.errors import DataError
@@ -22,6 +21,7 @@ from datamodules.filelist import (
     scan_folder,
 )
 from datamodules.samples import Samples
+from datamodules.video_check import VideoCheck
 from datamodules.video_transforms import ClipEvalTransform, ClipTrainTransform
 
 LOOKED_FOR = 100  # files of a list that are looked for before anything starts
@@ -184,7 +184,7 @@ class Kinetics400(LabelledData):
         if split not in self._files:
             path = self._list_of(split)
             files = self._from_folders(split) if path is None else self._from_list(split, path)
-            self._files[split] = self._leave_out(split, files)
+            self._files[split] = leave_out(split, files, self.exclude, "videos")
         return self._files[split]
 
     def build(self, split: str) -> Samples:
@@ -317,33 +317,3 @@ class Kinetics400(LabelledData):
         if self._list_of(split) is None:
             return class_folders(Path(self.root, split))
         return [str(label) for label in range(int(self.files(split).labels.max()) + 1)]
-
-    def _leave_out(self, split: str, files: FileList) -> FileList:
-        if self.exclude is None:
-            return files
-        bad = _bad_paths(Path(self.exclude).expanduser())
-        kept = files.without(bad)
-        told = (
-            f"{self.exclude} leaves out {len(files) - len(kept)} of {len(files)} videos of {split}"
-        )
-        if split == "train" and bad and len(kept) == len(files):
-            rank_zero_warn(f"{told}, though it names {len(bad)} files: was it made for this root?")
-        else:
-            rank_zero_info(told)
-        if not len(kept):
-            raise DataError(f"{self.exclude} leaves out all {len(files)} videos of {split}")
-        return kept
-
-
-def _bad_paths(path: Path) -> set[str]:
-    """The bad files of a scan, by the paths their lists give them."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(row["path"]) for row in content["bad"]}
-    except OSError as error:
-        raise DataError(f"cannot read data.exclude {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"data.exclude {path} is no result of `python -m tome_lightning scan` "
-            f"({type(error).__name__}: {error}); it has `bad: [{{path, reason}}]`"
-        ) from None

@@ -17,16 +17,45 @@ class EpochSampler(DistributedSampler[Any]):
     """A `DistributedSampler`, also for one process, that can leave out samples already used.
 
     Lightning keeps a `DistributedSampler` it finds and calls its `set_epoch`.
+
+    Attributes:
+        skip: Samples that the next iteration leaves out, once.
     """
 
-    skip: int = 0
+    skip = 0
+    _position = 0
+
+    def indices(self) -> list[int]:
+        """All that this process is to see in this epoch, in order."""
+        return list(super().__iter__())
 
     def __iter__(self) -> Iterator[int]:
-        indices = list(super().__iter__())
-        return iter(indices[self.skip :])
+        self._position, self.skip = self.skip, 0
+        for index in self.indices()[self._position :]:
+            self._position += 1
+            yield index
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration; another epoch than before starts at its front."""
+        if epoch != self.epoch:
+            self.skip = self._position = 0
+        super().set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its indices this process has handed out.
+
+        Loader workers fetch ahead: what is handed out is then more than what was trained on. Where
+        that matters, set `position` to batches seen times batch size; `Loader` does so itself.
+        """
+        return {"epoch": self.epoch, "position": self._position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next iteration go on from there, with as many processes as saved it."""
+        self.set_epoch(state_dict["epoch"])
+        self.skip = self._position = state_dict["position"]
 
 
-def flatten_repeats(samples: list[tuple[Tensor, int, int]]) -> list[Tensor]:
+def flatten_repeats(samples: list[tuple[Tensor, int | Tensor, int]]) -> list[Tensor]:
     """Collate B samples of R augmented views each: x `[B*R, ...]`, y and id `[B*R]`.
 
     All first views come before all second ones, so that the reversed batch, which mixup pairs a

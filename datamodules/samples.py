@@ -13,22 +13,24 @@ from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.errors import DataError
 from datamodules.failures import BadFiles
-from datamodules.filelist import FileList
+from datamodules.filelist import LabelledFiles
 
+Key = tuple[int, ...]  # seeds the draws of one sample
 MIN_BAD_FILES = 10  # fewer never stop a run: a share of few files says nothing
 
 
-class Samples(Dataset[tuple[Tensor, int, int]]):
-    """Yields `(x, y, id)` with `id` the index asked for.
+class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
+    """Yields `(x, y, id)` with `id` the index asked for and `y` its target in `files`.
 
     What is random in `read`, in `transform` and in the choice of a replacement depends on (seed,
     epoch, id) alone: not on the number of workers, on the order of reading, or on where a run was
-    resumed.
+    resumed. A sampler that draws a sample more than once in an epoch asks for `id + k * len(samples)`
+    the k-th time again, and gets other draws of the same sample.
 
     Args:
         name: What messages call this split.
         root: Folder that relative paths of `files` start from.
-        files: Paths and labels.
+        files: Paths and labels, one each or several.
         read: Opens one path; whatever it raises marks the file as bad, `TimeoutError` as one that
             hangs, which is not tried again.
         transform: Turns what `read` returns into `x`; what it raises is raised.
@@ -38,14 +40,14 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
             of any class.
         max_corrupt_share: Stop when more than this share of the files seen is bad.
         max_hung: Stop when more reads than this have hung: each leaves a thread behind.
-        evaluation: Give a sample whose file was replaced the label -1, so that nobody counts it.
+        evaluation: Give a sample whose file was replaced the target -1, so that nobody counts it.
     """
 
     def __init__(
         self,
         name: str,
         root: str,
-        files: FileList,
+        files: LabelledFiles,
         read: Callable[[str], Any],
         transform: Callable[[Any], Tensor],
         *,
@@ -73,13 +75,20 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        key = (self.seed, int(self._epoch), index)
-        content, used = self._load(index, key)
+    def __getitem__(self, number: int) -> tuple[Tensor, int | Tensor, int]:
+        index = number % len(self)
+        return *self.make(index, (self.seed, int(self._epoch), number)), index
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int | Tensor, int]]:
+        return map(self.__getitem__, range(len(self)))  # Python's own would go on to the repeats
+
+    def make(self, index: int, key: Key) -> tuple[Tensor, int | Tensor]:
+        """x and y of one sample, with the draws that `key` seeds."""
+        content, used = self.load(index, key)
         with seeded(*key):
             x = self.transform(content)
         counts = used == index or not self.evaluation
-        return x, int(self.files.labels[used]) if counts else -1, index
+        return x, self.files.target(used) if counts else self.files.unread_target
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of the transforms, in this process and in living workers."""
@@ -87,7 +96,7 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
 
     def path(self, index: int) -> str:
         """Full path of one file."""
-        return os.path.join(self.root, self.files[index][0])
+        return os.path.join(self.root, self.files.path(index))
 
     def report(self) -> str | None:
         """One line on the reads that failed since the last report; None if there were none."""
@@ -105,8 +114,8 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
             f"{self.bad.seen} files seen so far cannot be read and were {fate}, for example {shown}"
         )
 
-    def _load(self, index: int, key: tuple[int, ...]) -> tuple[Any, int]:
-        """What was read, and the index of the file it was read from."""
+    def load(self, index: int, key: Key) -> tuple[Any, int]:
+        """What was read, and the index of the file it was read from: another if that one is bad."""
         for attempt, candidate in enumerate(self._candidates(index, key), start=1):
             if self.bad.hangs(candidate):
                 continue
@@ -126,11 +135,11 @@ class Samples(Dataset[tuple[Tensor, int, int]]):
             f"max_retries={self.max_retries} others of its class and of any, {self._example(index)}"
         )
 
-    def _candidates(self, index: int, key: tuple[int, ...]) -> Iterator[int]:
+    def _candidates(self, index: int, key: Key) -> Iterator[int]:
         """The file itself, others of its class, and last others of any class, with their labels."""
         yield index
         draw = np.random.default_rng(key)
-        peers = self.files.labels == self.files.labels[index]
+        peers = self.files.peers(index)
         peers[index] = False
         for group in (np.flatnonzero(peers), np.flatnonzero(~peers)):
             order = draw.permutation(group[group != index])

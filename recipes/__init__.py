@@ -3,9 +3,12 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["RecipeError", "names", "path"]
+__all__ = ["ALIASES", "RecipeError", "names", "path"]
 
 _FOLDER = Path(__file__).parent
+ALIASES = {"audioset_vitb": "audioset2m_vitb"}
+"""Other names of recipes."""
+
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -24,7 +27,7 @@ def path(name: str) -> Path:
     Raises:
         RecipeError: `name` is neither.
     """
-    shipped = names()
+    shipped, name = names(), ALIASES.get(name, name)
     if name in shipped:
         return _FOLDER / f"{name}.yaml"
     given = Path(name).expanduser()

@@ -315,7 +315,7 @@ def _yaml_file(config: dict[str, Any]) -> Any:
 def _nested_options() -> set[str]:
     """``data.root`` and so on: options of a class that the recipe chooses are no parser actions."""
     groups = {
-        "data": (datamodules.ImageNet, datamodules.Kinetics400),
+        "data": (datamodules.ImageNet, datamodules.Kinetics400, datamodules.AudioSet),
         "model.input": Input.__subclasses__(),
         "model.task": Task.__subclasses__(),
         "model.vit": (VisionTransformer,),

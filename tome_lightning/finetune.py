@@ -416,8 +416,11 @@ class FineTune(LightningModule):
         trained = sum(p.numel() for _, p in parameters if p.requires_grad)
         lines = [f"ViT: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"]
         if trained < total:
-            names = ", ".join(name for name, p in parameters if p.requires_grad)
-            lines.append(f"  trained: {names}")
+            names: dict[bool, list[str]] = {True: [], False: []}
+            for name, p in parameters:
+                names[p.requires_grad].append(name)
+            told = len(names[True]) <= len(names[False])  # whichever are fewer
+            lines.append(f"  {'trained' if told else 'frozen'}: {', '.join(names[told])}")
         if self.lr is not None:
             return "\n".join([*lines, f"Learning rate {peak:g} (model.lr, whatever the batch)"])
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -3,20 +3,33 @@
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.file_check import FileCheck
 from datamodules.filelist import FileList
 
 GOOD = {"frames": 60, "fps": 30.0, "height": 256, "width": 340}
 
 
 @dataclass
-class Check:
+class Check(FileCheck):
     """Does what a file's name says, and writes down each call with its process."""
 
     log: Path
+    decoder: str = "stub"
+    quick: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"decoder": self.decoder, "quick": self.quick}
+
+    def summary(self, facts: Any) -> dict[str, Any]:
+        return {"good": len(facts)}
+
+    def tell(self, content: Any) -> list[str]:
+        return [f"good: {content['good']}"]
 
     def __call__(self, path: str) -> dict[str, float]:
         name = Path(path).name
@@ -50,18 +63,19 @@ class Data:
     lists: dict[str, list[str]]
     exclude: str | None = None
     decoder: str = "stub"
+    gone: dict[str, list[str]] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=lambda: ["ant", "bee"])
 
     @property
     def check(self) -> Check:
-        return Check(Path(self.root, "calls.log"))
+        return Check(Path(self.root, "calls.log"), self.decoder)
 
     def files(self, split: str) -> FileList:
         names = self.lists[split]
         return FileList(names, [i % 2 for i in range(len(names))])
 
     def file_check(self, quick: bool = False) -> Check:
-        return self.check
+        return replace(self.check, quick=quick)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"decoder": self.decoder}
+    def missing(self, split: str) -> list[str]:
+        return self.gone.get(split, [])

@@ -14,6 +14,8 @@ import yaml
 from PIL import Image
 
 from datamodules import Kinetics400
+from datamodules.clip_reader import Decoding
+from datamodules.video_check import VideoCheck
 from tome_lightning.__main__ import main
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands import scan as verb
@@ -123,6 +125,17 @@ def test_a_file_of_several_splits_is_checked_once_and_counted_in_each(stub, tmp_
     assert [counts[split]["bad"] for split in counts] == [1, 1, 1]
     assert counts["train"]["per_class"] == {"ant": 1, "bee": 1}
     assert counts["test"]["classes_without_files"] == ["bee"]
+
+
+def test_what_a_list_names_and_is_not_there_is_written_down(stub, tmp_path):
+    data = stub(train=["a", "b"], val=["c"], test=["c"])
+    data.gone = {"train": ["x", "y"]}
+    content = scan(data, tmp_path / "scan.json", workers=0, progress=False)
+    assert content["missing"] == [{"split": "train", "path": name} for name in "xy"]
+    assert [content["counts"][split]["missing"] for split in ("train", "val")] == [2, 0]
+    lines = verb.tell(content, "scan.json", data.check)
+    assert "missing: 2, e.g. x; left out of the splits" in lines
+    assert "good: 3" in lines
 
 
 def test_the_manifest_hash_follows_the_lists_alone(stub, tmp_path):
@@ -310,7 +323,7 @@ def test_images_are_refused(run, tmp_path):
             Image.new("RGB", (8, 8)).save(tmp_path / split / name / "x.png")
     code, _, err = run("--recipe", "imagenet_vitb", "--data.root", tmp_path, "--out", "scan.json")
     assert code == 2
-    assert "error: scan reads videos so far; ImageNet" in err
+    assert "error: scan reads videos and sounds; ImageNet" in err
 
 
 def test_an_interrupt_ends_the_verb_with_130(run, tree, monkeypatch):
@@ -330,9 +343,11 @@ def test_the_screen_groups_bad_files_and_hints_at_large_frames():
         "sizes": {"1280x720": 1000, "340x256": 100, "320x240": 50, "64x64": 39},
         "seconds": {"min": 1.0, "median": 10.0, "max": 10.2},
         "bad": [{"path": f"{i}.mp4", "reason": f"{kind}: it: is"} for i, kind in enumerate(kinds)],
+        "missing": [],
         "counts": {"train": {"files": 1200, "classes_without_files": ["yoga"]}},
     }
-    lines = verb.tell(content, "scan.json")
+    check = VideoCheck(Decoding("pyav"))
+    lines = verb.tell(content, "scan.json", check)
     assert "bad: 11" in lines
     assert "  4 OSError, e.g. 0.mp4: it: is" in lines
     assert "  2 others" in lines
@@ -340,4 +355,4 @@ def test_the_screen_groups_bad_files_and_hints_at_large_frames():
     assert any("1 classes without a good file, e.g. yoga" in line for line in lines)
     assert lines[-1].endswith("--data.exclude scan.json")
     small = {**content, "sizes": {"340x256": 1200}, "bad": []}
-    assert not any("hint" in line or "exclude" in line for line in verb.tell(small, "scan.json"))
+    assert not any("hint" in line or "exclude" in line for line in verb.tell(small, "scan.json", check))

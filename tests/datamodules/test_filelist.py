@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules import DataError
@@ -32,6 +33,21 @@ def test_a_list_costs_its_characters_and_two_numbers_a_file() -> None:
 def test_a_list_survives_pickling() -> None:
     files = pickle.loads(pickle.dumps(FileList(["a b", "c"], [1, 0])))
     assert [files[0], files[1]] == [("a b", 1), ("c", 0)]
+
+
+def test_it_says_what_lists_of_several_labels_say() -> None:
+    files = FileList("abcde", [2, 0, 2, 1, 0])
+    assert (files.path(1), files.label(1), files.target(0)) == ("b", 0, 2)
+    assert files.unread_target == -1
+    assert files.peers(0).tolist() == [True, False, True, False, False]
+    assert files.class_counts(4).tolist() == [2, 1, 2, 0]
+    assert files.class_counts(4, np.arange(5) < 2).tolist() == [1, 0, 1, 0]
+
+
+def test_rows_are_left_out_by_path() -> None:
+    kept = FileList(["a", "bb", "", "ccc"], [3, 0, 1, 2]).without({"bb", "not there"})
+    assert [kept[row] for row in range(len(kept))] == [("a", 3), ("", 1), ("ccc", 2)]
+    assert kept.digest() == FileList(["a", "", "ccc"], [3, 1, 2]).digest()
 
 
 def test_the_digest_names_paths_order_and_labels() -> None:

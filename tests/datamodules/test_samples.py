@@ -205,6 +205,20 @@ def test_draws_do_not_depend_on_what_is_known_of_bad_files(make_folder) -> None:
     assert torch.equal(first[0], again[0])
 
 
+def test_a_repeat_is_the_same_file_with_other_draws(make_folder) -> None:
+    samples = open_set(make_folder(), num_workers=0).samples("train")
+    views = [samples[4 + k * len(samples)] for k in range(3)]
+    assert [(y, id) for _, y, id in views] == [(0, 4)] * 3
+    assert not torch.equal(views[0][0], views[1][0])
+    assert not torch.equal(views[1][0], views[2][0])
+    assert torch.equal(views[2][0], samples[4 + 2 * len(samples)][0])
+
+
+def test_a_loop_over_the_samples_ends(make_folder) -> None:
+    samples = open_set(make_folder(), num_workers=0).samples("train")
+    assert [id for _, _, id in samples] == list(range(18))
+
+
 def test_an_error_of_the_transform_is_not_hidden(make_folder) -> None:
     def broken(image: object) -> torch.Tensor:
         raise RuntimeError("my mistake")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tome_lightning.arguments import UsageError
 
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
     size: int | None
     mtime_ns: int | None
     reason: str | None
-    facts: Mapping[str, float]
+    facts: Mapping[str, Any]
     hung: bool = False
 
 
@@ -55,7 +55,7 @@ class Job(NamedTuple):
     """
 
     root: str
-    check: Callable[[str], Mapping[str, float]]
+    check: Callable[[str], Mapping[str, Any]]
 
 
 class Task(NamedTuple):

@@ -1,4 +1,4 @@
-"""`python -m tome_lightning scan`: list the files of a data set that cannot be read."""
+"""`python -m tome_lightning scan`: which files of a data set cannot be read, and what the others are."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments, read_yaml
 from tome_lightning.commands.scanning import SPLITS, scan
 
+if TYPE_CHECKING:
+    from datamodules.file_check import FileCheck
+
 __all__ = ["main", "scan"]
 
 OTHER_PARTS = ("model", "tome", "trainer", "seed_everything", "run_dir", "ckpt_path")
-BIG_SIDE = 400  # pixels: well above the 256 and 320 that recipes crop from
 
 
 def main(argv: list[str]) -> int:
@@ -52,28 +54,22 @@ def _run(argv: list[str]) -> None:
     content = scan(
         data, options.out, splits, options.quick, options.workers, recipe=arguments.recipe
     )
-    told = "\n".join(tell(content, options.out))
+    told = "\n".join(tell(content, options.out, data.file_check(options.quick)))
     print(told.encode(errors="backslashreplace").decode())  # a path may be no text
 
 
-def tell(content: Mapping[str, Any], out: str) -> list[str]:
-    """Lines for the screen: what a scan found, and what to do with it."""
+def tell(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
+    """Lines for the screen: what a scan by that check found, and what to do with it."""
     splits = ", ".join(f"{name} {count['files']:,}" for name, count in content["counts"].items())
     lines = [f"{content['files']:,} files ({splits}; lists {content['manifest_hash']})"]
     for name, count in content["counts"].items():
         if empty := count["classes_without_files"]:
             lines.append(f"{name}: {len(empty)} classes without a good file, e.g. {empty[0]}")
-    if sizes := content["sizes"]:
-        first = ", ".join(f"{size} ({count:,})" for size, count in list(sizes.items())[:3])
-        more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
-        seconds = content["seconds"].get("median", 0)
-        lines.append(f"width x height: {first}{more}; {seconds:g} seconds (median)")
-        usual = next(iter(sizes))
-        if min(map(int, usual.split("x"))) > BIG_SIDE:
-            lines.append(
-                f"hint: most of the reading time goes into pixels of {usual} that are thrown away; "
-                "transcode to a short side of 320 or 256"
-            )
+    if missing := content["missing"]:
+        lines.append(
+            f"missing: {len(missing):,}, e.g. {missing[0]['path']}; left out of the splits"
+        )
+    lines += check.tell(content)
     lines += _tell_bad(content["bad"])
     leave_out = f"; to leave the bad files out: --data.exclude {out}" if content["bad"] else ""
     return [*lines, f"written: {out}{leave_out}"]
@@ -97,7 +93,7 @@ def _parser() -> Any:
 
     parser = LightningArgumentParser(
         prog="python -m tome_lightning scan",
-        description="Find the files of a video data set that cannot be read.",
+        description="Find the files of a video or audio data set that cannot be read; sum up the rest.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -116,7 +112,7 @@ def _parser() -> Any:
     )
     parser.add_argument("--splits", type=str, default=",".join(SPLITS), help="What to scan.")
     parser.add_argument(
-        "--quick", action="store_true", help="Decode some frames of each file instead of all."
+        "--quick", action="store_true", help="Some frames of each video, the header of each sound."
     )
     parser.add_argument(
         "--workers",

@@ -6,10 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-import statistics
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -21,7 +19,8 @@ from tome_lightning.arguments import UsageError, nearest
 from tome_lightning.commands.file_checks import Job, Outcome, Record, Task, check_all
 
 if TYPE_CHECKING:
-    from datamodules.filelist import FileList
+    from datamodules.file_check import FileCheck
+    from datamodules.filelist import LabelledFiles
 
 SPLITS = ("train", "val", "test")
 
@@ -42,14 +41,14 @@ class Scannable(Protocol):
     def class_names(self) -> list[str]:
         """Class names in the order of the class index."""
 
-    def files(self, split: str) -> FileList:
+    def files(self, split: str) -> LabelledFiles:
         """The files of train, val or test."""
 
-    def file_check(self, quick: bool = False) -> Callable[[str], Mapping[str, float]]:
-        """What is done with each path: gives `frames`, `fps`, `height` and `width`, or raises."""
+    def missing(self, split: str) -> list[str]:
+        """What its list names and is not there: left out of `files`."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; its `decoder`, if any, is the one that reads the files."""
+    def file_check(self, quick: bool = False) -> FileCheck:
+        """What is done with each file, and what it says of all."""
 
 
 def scan(
@@ -72,18 +71,19 @@ def scan(
         data: A data module with `files` and `file_check`, without an exclude list; see `Scannable`.
         out: JSON file, written when everything is checked; one that is there is replaced.
         splits: Any of train, val and test.
-        quick: Decode some frames of each file instead of all.
+        quick: Decode some frames of each video, or the header of a sound file, instead of all.
         workers: Processes, by default one for each core. 0 checks in this process: for debugging,
             since a decoder that crashes then ends it.
         progress: Show a bar.
         recipe: Name to write down.
 
     Returns:
-        What the JSON file holds: what was scanned (`root`, `splits`, `recipe`, `decoder`, `quick`,
-        `version`), `files` and `bytes`, `manifest_hash` of the lists, `sizes` (width x height) and
-        `fps` with the number of good files of each, `frames` and `seconds` (min, median, max),
-        `bad` (path and reason of each) and `counts` (for each split: files, bad, classes without a
-        good file, good files of each class).
+        What the JSON file holds: what was scanned (`root`, `splits`, `recipe`, `version`, and the
+        settings of the check such as `quick`), `files` and `bytes`, `manifest_hash` of the lists, what
+        the check says of all good files (see `VideoCheck.summary`, `AudioCheck.summary`), `bad`
+        (path and reason of each), `missing` (split and path of what the lists name and is not
+        there) and `counts` (for each split: files, bad, missing, classes without a good file, good
+        files of each class).
 
     Raises:
         UsageError: The data cannot be scanned, or `out` cannot be written.
@@ -94,12 +94,9 @@ def scan(
     data = _checked(data, splits, workers, out)
     lists = {split: data.files(split) for split in dict.fromkeys(splits)}
     paths = list(dict.fromkeys(path for files in lists.values() for path in _paths(files)))
-    job = Job(data.root, data.file_check(quick))
-    settings = {
-        "root": os.path.abspath(data.root),
-        "decoder": data.state_dict().get("decoder"),
-        "quick": quick,
-    }
+    check = data.file_check(quick)
+    job = Job(data.root, check)
+    settings = {"root": os.path.abspath(data.root), **check.settings}
     workers = min(_cores() if workers is None else workers, len(paths))
     record = Record(_beside(out, "partial"), settings)
     try:
@@ -112,8 +109,11 @@ def scan(
         **settings,
         "splits": list(lists),
         "manifest_hash": _hash(lists),
-        **_summary(outcomes),
-        "counts": _counts(lists, outcomes, data.class_names),
+        **_summary(check, outcomes),
+        "missing": [
+            {"split": split, "path": path} for split in lists for path in data.missing(split)
+        ],
+        "counts": _counts(data, lists, outcomes),
     }
     _beside(out, "tmp").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     _beside(out, "tmp").replace(out)
@@ -133,7 +133,7 @@ def _checked(data: object, splits: Sequence[str], workers: int | None, out: Path
         raise UsageError(f"workers is 1 or more, or 0 for this process alone; got {workers}.")
     if not isinstance(data, Scannable):
         raise UsageError(
-            f"scan reads videos so far; {type(data).__name__} has other files. Those that cannot be "
+            f"scan reads videos and sounds; {type(data).__name__} has other files. Those that cannot be "
             "read are replaced, counted and named in training."
         )
     if data.exclude is not None:
@@ -173,56 +173,43 @@ def _walk(
     return outcomes
 
 
-def _summary(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def _summary(check: FileCheck, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     good = [outcome.facts for outcome in outcomes.values() if outcome.reason is None]
     bad = sorted((path, o.reason) for path, o in outcomes.items() if o.reason is not None)
-    seconds = [round(facts["frames"] / facts["fps"], 2) for facts in good if facts["fps"] > 0]
     return {
         "files": len(outcomes),
         "bytes": sum(outcome.size or 0 for outcome in outcomes.values()),
-        "sizes": _most_common(f"{facts['width']}x{facts['height']}" for facts in good),
-        "fps": _most_common(f"{facts['fps']:.5g}" for facts in good),
-        "frames": _range([facts["frames"] for facts in good]),
-        "seconds": _range(seconds),
+        **check.summary(good),
         "bad": [{"path": path, "reason": reason} for path, reason in bad],
     }
 
 
 def _counts(
-    lists: Mapping[str, FileList], outcomes: Mapping[str, Outcome], class_names: Sequence[str]
+    data: Scannable, lists: Mapping[str, LabelledFiles], outcomes: Mapping[str, Outcome]
 ) -> dict[str, Any]:
-    counts = {}
+    counts, names = {}, data.class_names
     for split, files in lists.items():
         good = np.array([outcomes[path].reason is None for path in _paths(files)])  # [N]
-        of_class = np.bincount(files.labels[good], minlength=len(class_names)).tolist()
-        per_class = dict(zip(class_names, of_class, strict=True))
+        of_class = files.class_counts(len(names), good).tolist()
+        per_class = dict(zip(names, of_class, strict=True))
         counts[split] = {
             "files": len(files),
             "bad": int((~good).sum()),
+            "missing": len(data.missing(split)),
             "classes_without_files": [name for name, n in per_class.items() if not n],
             "per_class": per_class,
         }
     return counts
 
 
-def _hash(lists: Mapping[str, FileList]) -> str:
+def _hash(lists: Mapping[str, LabelledFiles]) -> str:
     """Sixteen hexadecimal digits that name the lists scanned: files, order, labels, splits."""
     digests = "".join(f"{split} {files.digest()}\n" for split, files in sorted(lists.items()))
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
-def _paths(files: FileList) -> Iterable[str]:
+def _paths(files: LabelledFiles) -> Iterable[str]:
     return (files[row][0] for row in range(len(files)))
-
-
-def _most_common(values: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())
-
-
-def _range(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def _beside(out: Path, suffix: str) -> Path:

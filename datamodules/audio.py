@@ -1,0 +1,276 @@
+"""From a sound file to a waveform: one channel, 16 kHz, within -1 and 1.
+
+soundfile (libsndfile) reads WAV, FLAC and Ogg, PyAV (FFmpeg) the rest and what soundfile cannot open.
+MP3 is PyAV's as well: of one without a table of its length libsndfile guesses the length, and
+silently reads no further than the guess.
+"""
+
+import importlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.deadline import Deadline
+from datamodules.errors import DataError
+
+AUDIO_EXTENSIONS = (
+    ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".webm", ".mp4", ".mkv",
+)  # fmt: skip
+RATE = 16_000
+
+_BY_SOUNDFILE = (".wav", ".flac", ".ogg", ".opus")
+_RATES = (1_000, 400_000)  # samples a second, outside of which a header is damaged
+_BEYOND = 0.01  # seconds read beyond the end: the filter of the resampling looks 6 ms ahead
+_SLACK = 0.25  # seconds that a header may promise too much: packets of some codecs last 0.13 s
+# libsndfile sets the length of a WAV file to what is there, and tells of it in its log only
+_SHORT_WAV = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7FFF_0000  # bytes: headers of more were written before the length was known
+_LENGTH_STORED = ("mov,mp4", "matroska")  # containers; of others FFmpeg guesses it from the bitrate
+
+T = TypeVar("T")
+Decoded = tuple[np.ndarray, int]  # float32 [C, T], samples a second
+
+
+class AudioError(ValueError):
+    """A file that holds no audio, is damaged or was cut short."""
+
+
+class AudioFormat(NamedTuple):
+    """What the header of a sound file tells; for some MP3 and AAC files the length is a guess."""
+
+    seconds: float  # 0 where the file does not tell
+    rate: int  # samples a second
+    channels: int
+    codec: str  # such as pcm_24, vorbis or aac
+
+
+def read_waveform(path: str, seconds: float | None = None) -> Tensor:
+    """The mean of the channels at 16 kHz, clipped to -1 and 1: float32 `[T]`.
+
+    What does not have 16 kHz is resampled by torchaudio's `sinc_interp_hann` with its defaults
+    (`lowpass_filter_width=6`, `rolloff=0.99`). A file with a header and no samples gives `[0]`. Ogg,
+    MP3 and AAC files do not store their length: one that was cut short is read as a shorter one.
+
+    Args:
+        path: File.
+        seconds: Read this much from its start and no more; None is all of it.
+
+    Raises:
+        Exception: The file is no audio, is damaged or cut short, or holds samples that are not
+            numbers; of any type, since decoders have their own.
+    """
+    reach = None if seconds is None else seconds + _BEYOND
+    samples, rate = _first_of(
+        path, partial(_decode_soundfile, reach=reach), partial(_decode_pyav, reach=reach)
+    )
+    channels = len(samples)
+    # the mean: as a product it takes a seventh of the time where channels alternate in memory
+    mono = torch.full((channels,), 1 / channels) @ torch.from_numpy(samples)
+    if not torch.isfinite(mono.sum()):
+        raise AudioError("holds samples that are not numbers (NaN or infinite)")
+    wave = resample(mono, rate)
+    if seconds is not None:
+        wave = wave[: round(seconds * RATE)]
+    return wave.clamp_(-1, 1)
+
+
+def probe(path: str) -> AudioFormat:
+    """Read the header of a sound file.
+
+    Raises:
+        Exception: It is no audio; of any type, since decoders have their own.
+    """
+    return _first_of(path, _probe_soundfile, _probe_pyav)
+
+
+@dataclass
+class AudioReader:
+    """Reads waveforms within a time limit: float32 `[T]`, see `read_waveform`.
+
+    Args:
+        seconds: Read this much from the start of a file and no more.
+        timeout: Seconds after which a read is given up with a TimeoutError.
+    """
+
+    seconds: float
+    timeout: float
+    deadline: Deadline = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = Deadline(self.timeout)
+
+    def __call__(self, path: str) -> Tensor:
+        wave: Tensor = self.deadline.call(read_waveform, path, self.seconds)
+        return wave
+
+
+def require_torchaudio() -> None:
+    """Import torchaudio.
+
+    Raises:
+        DataError: It is missing, or was not built for the torch that is installed.
+    """
+    try:
+        importlib.import_module("torchaudio")
+    except Exception as error:  # RuntimeError for another CUDA, OSError for another torch
+        try:
+            found = version("torchaudio")
+        except PackageNotFoundError:
+            found = "not installed"
+        fault = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(
+            f"audio needs torchaudio, which cannot be imported: torch {torch.__version__}, "
+            f"torchaudio {found} ({fault}); pip install 'torch<2.15' 'torchaudio==2.11.*'"
+        ) from None
+
+
+def resample(wave: Tensor, rate: int) -> Tensor:
+    """Resample float32 `[T]` to 16 kHz.
+
+    Raises:
+        AudioError: A sample rate no sound has.
+    """
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(f"has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[1]} can be read")
+    if rate == RATE or not len(wave):
+        return wave
+    resampled: Tensor = _resampler(rate)(wave)
+    return resampled
+
+
+@lru_cache(maxsize=8)
+def _resampler(rate: int) -> Callable[[Tensor], Tensor]:
+    """Keeps its filters: making them takes longer than using them."""
+    from torchaudio.transforms import Resample
+
+    # There are as many filters as the denominator tells, each longer than the numerator: gigabytes for
+    # 44,101 Hz. With 640 all usual rates are exact, and the pitch of others moves by 0.1 % at most.
+    ratio = Fraction(rate, RATE).limit_denominator(640)
+    named = {"resampling_method": "sinc_interp_hann", "lowpass_filter_width": 6, "rolloff": 0.99}
+    resampler: Callable[[Tensor], Tensor] = Resample(ratio.numerator, ratio.denominator, **named)
+    return resampler
+
+
+def _first_of(path: str, by_soundfile: Callable[[str], T], by_pyav: Callable[[str], T]) -> T:
+    """What soundfile makes of a file, or PyAV where soundfile fails or is not asked.
+
+    Raises:
+        Exception: The first error, if both fail.
+    """
+    if not path.lower().endswith(_BY_SOUNDFILE):
+        return by_pyav(path)
+    import soundfile
+
+    try:
+        return by_soundfile(path)
+    except (soundfile.LibsndfileError, AudioError) as error:
+        first = error
+    try:
+        return by_pyav(path)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):  # soundfile: "System error"
+        raise
+    except Exception:
+        raise first from None
+
+
+def _open_soundfile(path: str) -> Any:
+    import soundfile
+
+    sound = soundfile.SoundFile(path)
+    if sound.subtype.startswith("MPEG"):
+        sound.close()
+        raise AudioError("holds MP3, whatever its name says")
+    return sound
+
+
+def _decode_soundfile(path: str, reach: float | None) -> Decoded:
+    with _open_soundfile(path) as sound:
+        rate: int = sound.samplerate
+        wanted = sound.frames if reach is None else min(sound.frames, math.ceil(reach * rate))
+        samples = sound.read(wanted, dtype="float32", always_2d=True)  # [T, C]
+        if reach is None or len(samples) < reach * rate:
+            _refuse_short(len(samples) / rate, _frames_promised(sound) / rate, reach)
+    return samples.T, rate
+
+
+def _frames_promised(sound: Any) -> float:
+    short = _SHORT_WAV.search(sound.extra_info)
+    told, there = map(int, short.groups()) if short else (0, 0)
+    if told <= there or told >= _STREAMED:
+        return float(sound.frames)
+    return max(1, sound.frames) * told / max(1, there)
+
+
+def _probe_soundfile(path: str) -> AudioFormat:
+    with _open_soundfile(path) as sound:
+        seconds = sound.frames / sound.samplerate
+        return AudioFormat(seconds, sound.samplerate, sound.channels, sound.subtype.lower())
+
+
+def _decode_pyav(path: str, reach: float | None) -> Decoded:
+    import av
+
+    pieces: list[np.ndarray] = []
+    length, rate = 0, 0
+    with av.open(path, metadata_errors="ignore") as container:
+        stream = _audio_stream(container)
+        stream.codec_context.thread_count = 1
+        planar = av.AudioResampler(format="fltp")  # scales integers; keeps rate and channels
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise AudioError("a packet is incomplete: the file was cut short")
+                for frame in packet.decode():
+                    pieces += [plane.to_ndarray() for plane in planar.resample(frame)]  # [C, t]
+                    length, rate = length + frame.samples, frame.sample_rate
+                if reach is not None and length >= reach * rate > 0:
+                    break
+        except av.error.MemoryError:  # FFmpeg says so of absurd sizes; the caller would end the run
+            raise AudioError("a size told in the file is beyond the memory: damaged") from None
+        rate = rate or stream.codec_context.sample_rate
+        if container.format.name.startswith(_LENGTH_STORED):
+            _refuse_short(length / max(1, rate), _seconds_told(container, stream), reach)
+    if not pieces:
+        return np.zeros((1, 0), dtype=np.float32), rate
+    return np.concatenate(pieces, axis=1), rate
+
+
+def _probe_pyav(path: str) -> AudioFormat:
+    import av
+
+    with av.open(path, metadata_errors="ignore") as container:
+        stream = _audio_stream(container)
+        context = stream.codec_context
+        seconds, name = _seconds_told(container, stream), context.codec.canonical_name
+        return AudioFormat(seconds, context.sample_rate, context.channels, name)
+
+
+def _audio_stream(container: Any) -> Any:
+    stream = container.streams.best("audio")
+    if stream is None:
+        raise AudioError("no audio stream")
+    if stream.codec_context is None:
+        raise AudioError("no decoder for its audio")
+    return stream
+
+
+def _seconds_told(container: Any, stream: Any) -> float:
+    """Length of the audio; 0 where the file does not tell."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1  # else that of a video, which may well be longer
+    return (container.duration or 0) / 1e6 if alone else 0.0
+
+
+def _refuse_short(held: float, promised: float, reach: float | None) -> None:
+    if held + _SLACK < (promised if reach is None else min(promised, reach)):
+        raise AudioError(f"was cut short: ends after {held:.2f} s, its header tells of more")
