@@ -22,8 +22,13 @@ SCENE_SEED = 0  # of the files, fixed: results on them are comparable between us
 SECONDS = (1.2, 1.7)
 SOUND_COUNTS = (0.4, 0.4, 0.2)  # shares of the scenes with one, two and three sounds
 RAREST = 0.5  # how often training has the rarest sound, as a share of the most frequent one
-# ten scenes in turn: container, samples a second, channels
-KINDS = 5 * [("flac", 16000, 1)] + 3 * [("ogg", 16000, 1)] + [("ogg", 44100, 2), ("flac", 22050, 2)]
+# twenty scenes in turn: container, samples a second, channels; what is resampled takes long to read
+KINDS = [
+    *12 * [("flac", 16000, 1)],
+    *6 * [("ogg", 16000, 1)],
+    ("ogg", 44100, 2),
+    ("flac", 22050, 2),
+]
 
 
 class SoundScenes(AudioSet):
@@ -32,7 +37,7 @@ class SoundScenes(AudioSet):
     600 scenes to train and 200 to validate, 1.2 to 1.7 seconds long, each with the labels of the
     sounds in it. They overlap, at different times and levels, in rooms of different echo, before
     noise; no two sounds of a class are the same. On first use they are made from numbers and encoded
-    as FLAC and Ogg Vorbis files below `root`, most of them mono at 16 kHz, one in five stereo at 22
+    as FLAC and Ogg Vorbis files below `root`, most of them mono at 16 kHz, one in ten stereo at 22
     or 44 kHz; later uses read them like any `AudioSet`, whose lists and classes are there as well.
     Training x: `[B, 1, frames, mels]` and y float32 `[B, 12]`; evaluation x: `[B, 1, 1, frames,
     mels]`.

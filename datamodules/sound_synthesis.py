@@ -86,7 +86,9 @@ def bell(random: Random, rate: int) -> np.ndarray:
     for partial in (0.5, 1.0, 1.19, 1.5, 2.0, 2.56, 3.01, 4.1):  # a church bell's, about
         frequency = min(pitch * partial * random.uniform(0.98, 1.02), TOP)
         fall = np.exp(-decay * np.sqrt(partial) * t)
-        wave += random.uniform(0.3, 1.0) * fall * np.sin(2 * np.pi * (frequency * t + random.rand()))
+        wave += (
+            random.uniform(0.3, 1.0) * fall * np.sin(2 * np.pi * (frequency * t + random.rand()))
+        )
     return level(faded(wave, rate, 0.003))
 
 
@@ -225,9 +227,7 @@ def sweep(pitch: np.ndarray, rate: int) -> np.ndarray:
     return np.sqrt(2) * np.sin(2 * np.pi * np.cumsum(pitch) / rate)
 
 
-def harmonics(
-    random: Random, pitch: np.ndarray, rate: int, count: int, fall: float
-) -> np.ndarray:
+def harmonics(random: Random, pitch: np.ndarray, rate: int, count: int, fall: float) -> np.ndarray:
     """A tone of up to `count` harmonics below TOP; the k-th has amplitude k ** -fall, about."""
     count = max(1, min(count, int(TOP / pitch.max())))
     phase = np.cumsum(pitch) / rate

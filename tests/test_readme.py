@@ -10,6 +10,7 @@ from PIL import Image
 
 from tome_lightning.__main__ import main
 
+from .datamodules.audio_tree import write_tree
 from .datamodules.videos import write_clip
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,24 @@ def test_a_readme_command_on_videos_runs(videos, command):
         assert list(videos.glob("runs/*/0/checkpoints/best.ckpt"))
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if "kinetics_vitl" not in c])
+@pytest.mark.parametrize("command", [c for c in commands() if "audioset" in c])
+def test_a_readme_command_on_sounds_runs(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "DIR")
+    Path("audioset.json").write_text('{"files": 8, "bad": []}')
+    words = command.split()
+    classes = len((tmp_path / "DIR" / "class_labels_indices.csv").read_text().splitlines()) - 1
+    audio = ["--model.checkpoint=null", f"--model.task.num_classes={classes}"]
+    assert main([*words, *([] if words[0] == "scan" else [*SMALL, *audio])]) == 0
+    if words[0] == "scan":
+        assert json.loads(Path("audioset.json").read_text())["rates"]
+    else:
+        assert list(tmp_path.glob("runs/*/0/checkpoints/best.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if not re.search("kinetics_vitl|audioset", c)]
+)
 def test_a_readme_command_runs(folder, command, capsys):
     words = command.split()
     extra = [*SMALL, *IMAGENET] if "imagenet_vitl" in words else SMALL

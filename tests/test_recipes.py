@@ -8,7 +8,7 @@ import yaml
 
 import checkpoints
 import recipes
-from datamodules import Kinetics400
+from datamodules import AudioSet, Kinetics400
 from datamodules.clips import VideoMAESampling
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
@@ -17,6 +17,8 @@ from tome_lightning.tome import token_counts
 # tokens before the first and after the last block, and multiply-accumulates in G: those of images and
 # of MAE-ST's ViT-L as published (ToMe, tables 4 to 7), the others by the same formula
 PROMISED = {
+    "audioset20k_vitb": (513, 37, 48.5, 24.7),
+    "audioset2m_vitb": (513, 37, 48.5, 24.7),
     "imagenet_vitb": (197, 11, 17.6, 8.8),
     "imagenet_vitl": (197, 7, 61.6, 31.0),
     "imagenet_vith": (257, 33, 167.3, 92.8),
@@ -25,6 +27,7 @@ PROMISED = {
     "kinetics_vith": (1569, 41, 1191.9, 573.9),
     "kinetics_vitl_videomae": (1568, 37, 596.8, 280.4),
     "quickstart": (50, 26, None, None),
+    "quickstart_audio": (321, 66, None, None),
     "quickstart_video": (513, 129, None, None),
 }
 
@@ -144,3 +147,58 @@ def test_video_recipes_agree_with_their_data(name, capsys):
     assert data.num_classes == module.task.num_classes == 400
     protocol = (5, 3) if isinstance(data.sampling, VideoMAESampling) else (10, 3)
     assert (data.test_clips, data.test_crops) == protocol
+
+
+AUDIOSET = [name for name in PROMISED if name.startswith("audioset")]
+
+
+@pytest.mark.parametrize(
+    ("name", "clips", "peak", "batches"),
+    [("audioset2m_vitb", 256, 2e-4, 781), ("audioset20k_vitb", 32, 1.25e-4, None)],
+)
+def test_audio_recipes_reach_their_learning_rate_on_eight_gpus(
+    name, clips, peak, batches, capsys
+):
+    config = resolve(name, capsys)
+    data = config["data"]["init_args"]
+    assert data["batch_size"] * 8 == clips
+    assert config["model"]["base_lr"] * clips / 256 == pytest.approx(peak)
+    assert (data["draws"] and data["draws"] // clips) == batches
+
+
+@pytest.mark.parametrize("name", AUDIOSET)
+def test_audio_recipes_start_from_a_named_checkpoint_that_fits(name, capsys):
+    config = resolve(name, capsys)
+    identity = checkpoints.identify(config["model"]["checkpoint"])
+    module = build(config)
+    assert (identity.family, identity.pooling or "avg") == ("audiomae", module.vit.global_pool)
+    assert (identity.depth, identity.width) == (len(module.vit.blocks), module.vit.embed_dim)
+    assert not module.vit.pos_embed.requires_grad
+    trained = sum(p.numel() for p in module.vit.parameters() if p.requires_grad)
+    assert trained == 85_659_407  # AudioMAE's log
+
+
+@pytest.mark.parametrize("name", AUDIOSET)
+def test_audio_recipes_agree_with_their_data(name, capsys):
+    config = resolve(name, capsys)
+    data, module = AudioSet(**config["data"]["init_args"]), build(config)
+    assert data.sample_shape == module.input.shape == (1, 1024, 128)
+    assert data.multi_label == module.task.multi_label
+
+
+@pytest.mark.parametrize("name", AUDIOSET)
+def test_audio_recipes_plan_their_training_for_the_masked_tokens(name, capsys):
+    config = resolve(name, capsys)
+    model = build(config).model
+    assert model.train_tokens == 307
+    model.r = config["tome"]["train_r"]
+    counts = token_counts(model.plan(307), 307)
+    assert counts[-1] == 22
+    assert config["tome"]["train_r"] == round(config["model"]["r"] * 306 / 512)
+
+
+def test_another_name_of_a_recipe_is_the_same_recipe(capsys):
+    assert recipes.path("audioset_vitb") == recipes.path("audioset2m_vitb")
+    assert resolve("audioset_vitb", capsys) == resolve("audioset2m_vitb", capsys)
+    assert not set(recipes.ALIASES) & set(recipes.names())
+    assert set(recipes.ALIASES.values()) <= set(recipes.names())
