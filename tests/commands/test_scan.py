@@ -355,4 +355,6 @@ def test_the_screen_groups_bad_files_and_hints_at_large_frames():
     assert any("1 classes without a good file, e.g. yoga" in line for line in lines)
     assert lines[-1].endswith("--data.exclude scan.json")
     small = {**content, "sizes": {"340x256": 1200}, "bad": []}
-    assert not any("hint" in line or "exclude" in line for line in verb.tell(small, "scan.json", check))
+    assert not any(
+        "hint" in line or "exclude" in line for line in verb.tell(small, "scan.json", check)
+    )
