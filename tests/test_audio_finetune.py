@@ -104,6 +104,15 @@ def test_it_learns_and_says_what_its_map_is_of(
     assert trained == (4, 4, 4)
 
 
+def test_what_is_measured_is_the_plan_of_training_after_its_clamp(tmp_path: Path) -> None:
+    tome = ToMeCallback(train_r=8)
+    trainer(tmp_path, tome, max_steps=2, max_epochs=1).fit(tiny(), datamodule=Tones())
+    (trained,) = tome.meter.read()
+    assert trained == (8, 5, 2)  # of 19 tokens; evaluation has 33 and merges 8 in each block
+    row = tome.report(tiny(), torch.device("cpu")).splitlines()[1].split()
+    assert row[:2] == ["5.00", "4"]
+
+
 def test_both_plans_are_told() -> None:
     text = ToMeCallback(train_r=6).describe(tiny(), "fit")
     assert "Token Merging for training: r=6" in text

@@ -177,3 +177,44 @@ def test_a_bad_partner_is_replaced_like_any_file() -> None:
         assert float(y.sum()) == pytest.approx(1)
     assert list(samples.bad.errors()) == [4, 8]
     assert float(samples[4][1][0]) > 0.1  # in place of a bad file one of its class, 0
+
+
+def test_both_clips_of_a_pair_are_augmented() -> None:
+    """With the gain alone, a mix of waveforms that are multiples of two others has both gains."""
+    asked: list[str] = []
+    samples = waves(
+        mixup=1.0,
+        augment=WaveAugment("none", gain=True),
+        reader=lambda path: asked.append(path) or read(path),
+    )
+    gains = []
+    for index in range(12):
+        x, y, _ = samples[index]
+        first, second = (centre(read(path)) for path in asked[-2:])
+        own, other = (int(Path(path).stem) % 4 for path in asked[-2:])
+        if own == other:
+            continue
+        padded = torch.zeros(max(len(first), len(second)))
+        padded[: len(second)] = second
+        parts = torch.stack([first, centre(padded[: len(first)])], dim=1)
+        factors = torch.linalg.lstsq(parts, x[:, None]).solution.flatten()
+        shares = torch.stack([y[own], y[other]])
+        gains.append((factors / shares).tolist())
+    found = np.array(gains)  # [pairs, 2]
+    assert len(found) > 6
+    assert ((found > 0.5) & (found < 1.5)).all()
+    assert (found.std(axis=0) > 0.02).all()  # neither is 1 each time
+
+
+def test_a_partner_that_cannot_be_read_takes_its_replacement_s_labels() -> None:
+    def odd_only(path: str) -> Tensor:
+        if int(Path(path).stem) % 2 == 0:
+            raise ValueError("no sound")
+        return torch.full((8,), float(int(Path(path).stem) % 4))
+
+    samples = waves(mixup=1.0, reader=odd_only, max_corrupt_share=1.0)
+    samples.transform = lambda wave: wave
+    for index in range(1, 12, 2):
+        _, y, _ = samples[index]
+        assert float(y.sum()) == pytest.approx(1)
+        assert y[[0, 2]].sum() == 0  # no file of these classes was ever heard

@@ -198,6 +198,18 @@ def test_an_epoch_of_draws_is_as_long_as_asked_whatever_the_list_is(
     assert len(ids.unique()) < 28  # more draws than clips
 
 
+def test_each_process_has_its_own_share_of_the_draws(tree: Path, monkeypatch) -> None:
+    shares = []
+    for rank in range(2):
+        data = opened(tree, draws=24)
+        monkeypatch.setattr(AudioSet, "_processes", 2)
+        monkeypatch.setattr(AudioSet, "_rank", rank)
+        shares.append(data.sampler("train").indices())
+        monkeypatch.undo()
+    every = opened(tree, draws=24).sampler("train").indices()
+    assert [shares[0], shares[1]] == [every[0::2], every[1::2]]
+
+
 def test_draws_of_one_clip_in_an_epoch_are_augmented_differently(tree: Path) -> None:
     data = opened(tree, draws=40)
     seen: dict[int, list[Tensor]] = {}
