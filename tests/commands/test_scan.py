@@ -119,6 +119,7 @@ def test_a_file_of_several_splits_is_checked_once_and_counted_in_each(stub, tmp_
     content = scan(data, tmp_path / "scan.json", workers=0, progress=False)
     assert content == json.loads((tmp_path / "scan.json").read_text())
     assert Counter(data.check.calls()) == Counter(["a", "b", "c", "bad"])
+    assert Path(data.root, "prepared").exists()  # data that are made on first use are made
     assert content["files"] == 4
     assert content["bad"] == [{"path": "bad", "reason": "ValueError: bad is bad"}]
     counts = content["counts"]

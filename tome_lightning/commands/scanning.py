@@ -41,6 +41,9 @@ class Scannable(Protocol):
     def class_names(self) -> list[str]:
         """Class names in the order of the class index."""
 
+    def prepare_data(self) -> None:
+        """Make the files of a data set that is made on first use."""
+
     def files(self, split: str) -> LabelledFiles:
         """The files of train, val or test."""
 
@@ -92,6 +95,7 @@ def scan(
     """
     out = Path(out).expanduser()
     data = _checked(data, splits, workers, out)
+    data.prepare_data()
     lists = {split: data.files(split) for split in dict.fromkeys(splits)}
     paths = list(dict.fromkeys(path for files in lists.values() for path in _paths(files)))
     check = data.file_check(quick)
