@@ -160,6 +160,22 @@ def _resampler(rate: int) -> Callable[[Tensor], Tensor]:
     return resampler
 
 
+def require_decoders() -> None:
+    """Import soundfile and PyAV: where one is missing, its files would all look broken.
+
+    Raises:
+        DataError: One cannot be imported.
+    """
+    for module, package in (("soundfile", "soundfile"), ("av", "av")):
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError) as error:  # OSError: the package is there, its library is not
+            raise DataError(
+                f"audio files are read with soundfile and PyAV, and {module} cannot be imported "
+                f"({error}); pip install --force-reinstall {package}"
+            ) from None
+
+
 def _first_of(path: str, by_soundfile: Callable[[str], T], by_pyav: Callable[[str], T]) -> T:
     """What soundfile makes of a file, or PyAV where soundfile fails or is not asked.
 

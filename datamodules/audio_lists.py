@@ -219,7 +219,8 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_segments(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
+        line = line.strip()
+        if not line or line.startswith("#"):
             continue
         try:
             clip, start, end, *labels = next(csv.reader([line], skipinitialspace=True, strict=True))

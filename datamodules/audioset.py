@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.audio import AudioReader, require_torchaudio
+from datamodules.audio import AudioReader, require_decoders, require_torchaudio
 from datamodules.audio_check import AudioCheck
 from datamodules.audio_lists import Classes, ClipFinder, Listed, read_classes, read_lists
 from datamodules.audio_samples import AudioSamples, EvalSpectrogram, TrainSpectrogram
@@ -169,6 +169,7 @@ class AudioSet(LabelledData):
                 f"{TRAIN_LISTS[self.subset][0][0]} in it"
             )
         require_torchaudio()
+        require_decoders()
         if self.num_classes < 2:
             raise DataError(f"{self._classes_read.path} has one class only")
         for split in SPLITS[stage]:
@@ -215,6 +216,8 @@ class AudioSet(LabelledData):
 
     def file_check(self, quick: bool = False) -> AudioCheck:
         """What `scan` does with each file; see `AudioCheck`."""
+        require_torchaudio()
+        require_decoders()
         return AudioCheck(self._reader, self.front_end, quick)
 
     def sampler(self, split: str) -> EpochSampler:

@@ -88,7 +88,8 @@ class BalancedSampler(EpochSampler):
         replacement: bool = True,
         number_repeats: bool = False,
     ) -> None:
-        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        self.weights = torch.as_tensor(weights, dtype=torch.float64).cpu()  # as its generator
+        _check_process(num_replicas, rank, seed)
         _check_weights(self.weights)
         drawable = int(self.weights.count_nonzero())
         if num_samples < num_replicas:
@@ -143,6 +144,16 @@ def _pairs(labels: Labels, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
             f"labels must have a list of class indices for each clip, like [[0, 3], [1]] ({error})"
         ) from None
     return np.repeat(np.arange(len(lengths)), lengths), classes
+
+
+def _check_process(num_replicas: int, rank: int, seed: int) -> None:
+    if num_replicas < 1 or not 0 <= rank < num_replicas:
+        raise DataError(
+            f"rank is one of the num_replicas processes, 0 the first, got rank={rank} of "
+            f"num_replicas={num_replicas}"
+        )
+    if seed < 0:
+        raise DataError(f"seed must be 0 or more, got {seed}")
 
 
 def _check_weights(weights: Tensor) -> None:

@@ -189,6 +189,15 @@ class LabelledData(LightningDataModule, ABC):
         """What the list of a split names and is not there, where that is left out of it."""
         return []
 
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Of each split that is set up the digest of its list, and how many files it lacks."""
+        return {
+            "lists": {split: samples.files.digest() for split, samples in self._samples.items()},
+            "missing_files": {
+                split: len(lost) for split in self._samples if (lost := self.missing(split))
+            },
+        }
+
     def views(self, split: str) -> int:
         """Views V of an evaluated sample."""
         return 1

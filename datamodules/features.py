@@ -4,6 +4,7 @@
 the mean and divided by twice the standard deviation of AudioSet.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.audio import RATE, resample
+from datamodules.audio import RATE, require_torchaudio, resample
 from datamodules.audio_transforms import centre
 from datamodules.base import require
 from datamodules.errors import DataError
 
 MEAN, STD = -4.2677393, 4.5689974  # of AudioSet, from AudioMAE's code
 WINDOW, SHIFT = 400, 160  # samples: 25 and 10 ms at 16 kHz
+MOST_PEAK = 100.0  # beyond, these are integers written as floats
 MOST_CHANNELS = 64  # more are samples, in an array the wrong way round
 
 
@@ -43,7 +45,8 @@ class FrontEnd:
     def __post_init__(self) -> None:
         require("frames", self.frames, self.frames >= 1, "1 or more")
         require("mels", self.mels, self.mels >= 4, "4 or more")  # torchaudio's least
-        require("std", self.std, self.std > 0, "above 0")
+        require("mean", self.mean, math.isfinite(self.mean), "a number")
+        require("std", self.std, 0 < self.std < math.inf, "above 0")
 
     @property
     def seconds(self) -> float:
@@ -94,8 +97,10 @@ def fbank(
         std: Standard deviation in the same; the result is divided by twice as much.
 
     Raises:
-        DataError: Not such a waveform, or it holds NaN or infinity, or a setting has no meaning.
+        DataError: Not such a waveform, or it holds NaN or infinity, or a setting has no meaning, or
+            torchaudio cannot be imported.
     """
+    require_torchaudio()
     mono = _mono(waveform)
     try:
         wave = centre(resample(mono, sample_rate))
@@ -121,4 +126,9 @@ def _mono(waveform: Tensor | np.ndarray) -> Tensor:
         raise DataError(f"waveform must be [T] or [C, T] (channels first), got {[*wave.shape]}")
     if not torch.isfinite(wave).all():
         raise DataError("waveform holds samples that are not numbers (NaN or infinite)")
+    if len(wave) and (peak := float(wave.abs().max())) > MOST_PEAK:
+        raise DataError(
+            f"waveform has samples up to {peak:g}, and they belong within -1 and 1; divide 16-bit "
+            "samples by 32768"
+        )
     return wave

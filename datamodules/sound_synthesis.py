@@ -74,7 +74,7 @@ def noise(
 def beep(random: Random, rate: int) -> np.ndarray:
     """A steady tone, three to five times the same."""
     t = times(random.uniform(0.1, 0.2), rate)
-    tone = faded(harmonics(random, np.full_like(t, octaves(random, 400, 2500)), rate, 2, 3.0), rate)
+    tone = faded(harmonics(random, np.full_like(t, octaves(random, 400, 2500)), rate, 5, 1.0), rate)
     return train(random, [tone] * random.randint(3, 6), rate, (0.04, 0.08))
 
 
@@ -156,7 +156,7 @@ def rising(random: Random, rate: int) -> np.ndarray:
     """One tone on its way up, over one to two octaves or more."""
     t = times(random.uniform(0.4, 0.9), rate)
     pitch = octaves(random, 300, 1000) * 2 ** (random.uniform(1.3, 2.3) * t / t[-1])
-    return faded(harmonics(random, pitch, rate, 2, 3.0), rate)
+    return faded(harmonics(random, pitch, rate, 3, 1.5), rate)
 
 
 def siren(random: Random, rate: int) -> np.ndarray:
@@ -164,7 +164,7 @@ def siren(random: Random, rate: int) -> np.ndarray:
     t = times(random.uniform(0.8, 1.2), rate)
     swing = np.sin(2 * np.pi * (random.uniform(1.8, 5.0) * t + random.rand()))
     pitch = octaves(random, 600, 1800) * 2 ** (random.uniform(0.2, 0.5) * swing)
-    return faded(harmonics(random, pitch, rate, 3, 2.0), rate)
+    return faded(harmonics(random, pitch, rate, 3, 1.5), rate)
 
 
 def thump(random: Random, rate: int) -> np.ndarray:

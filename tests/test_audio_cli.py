@@ -76,6 +76,8 @@ def test_broken_and_missing_clips_are_counted_and_never_become_silence(tree, cap
     assert main(["fit", "--recipe", "audioset20k_vitb", *SMALL, *RANDOM, *words]) == 0
     summary = summary_of("audioset20k_vitb")
     assert summary["measured_on"].startswith("4 clips, ")
+    assert summary["missing_files"] == {"val": 1}
+    assert set(summary["lists"]) == {"train", "val"}
     assert summary["unreadable_files"] == {"train": 1, "val": 1}
     bad = json.loads(Path("runs/audioset20k_vitb/0/bad_files.json").read_text())["bad"]
     assert {row["split"]: Path(row["path"]).name for row in bad} == {
@@ -179,12 +181,20 @@ def test_a_mistake_is_told_in_one_line_before_anything_starts(words, parts, tree
     assert not list(Path().glob("runs/*/*/*"))
 
 
-def test_torchaudio_that_cannot_be_imported_is_told_in_one_line(tree, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchaudio", None)  # what import meets where it is missing
-    assert main(["fit", "--recipe", "audioset20k_vitb", *SMALL, *RANDOM]) == 2
+@pytest.mark.parametrize("package", ["torchaudio", "soundfile", "av"])
+@pytest.mark.parametrize("verb", ["fit", "scan"])
+def test_a_package_that_cannot_be_imported_is_told_in_one_line(
+    verb, package, tree, capsys, monkeypatch
+):
+    """And does not make every file look broken."""
+    monkeypatch.setitem(sys.modules, package, None)  # what import meets where it is missing
+    words = [*SMALL, *RANDOM] if verb == "fit" else ["--data.root=DIR", "--out=scan.json"]
+    assert main([verb, "--recipe", "audioset20k_vitb", *words]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "torchaudio" in last
-    assert torch.__version__ in last
+    assert last.startswith("error: ")
+    assert package in last
+    assert "pip install" in last
+    assert not Path("scan.json").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")

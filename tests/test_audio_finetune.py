@@ -1,6 +1,7 @@
 """Several labels a sample and masked spectrograms in the hands of a real Trainer."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune, FineTuneError
-from tome_lightning.inputs import Spectrogram
+from tome_lightning.inputs import Image, Spectrogram
 from tome_lightning.run import RunRecord
 from tome_lightning.tasks import MultiLabel, SingleLabel
 from tome_lightning.tome import PlanError
@@ -97,6 +98,7 @@ def test_it_learns_and_says_what_its_map_is_of(
     assert summary["measured_on"] == "30 samples, 4 of 4 classes"
     assert "mAP " in caplog.text
     assert "on 30 samples, 4 of 4 classes; r=8" in caplog.text
+    assert len(re.findall(r"Epoch \d: mAP [\d.]+% on 30 samples, 4 of 4 classes", caplog.text)) == 8
     assert (summary["r"], summary["train_r"]) == (8, 4)
     assert summary["plan"] == [8, 8, 8]
     assert summary["train_plan"] == [4, 4, 4]
@@ -145,6 +147,36 @@ def test_the_sanity_check_measures_nothing(tmp_path: Path) -> None:
     run.fit(module, datamodule=Tones())
     assert len(seen) == 2  # the batches of validation itself
     assert "val/mAP" in run.callback_metrics
+
+
+def test_autocast_ties_no_scores_that_differ(tmp_path: Path) -> None:
+    """Of 31 clips: bfloat16 logits of a new head would have a handful of values."""
+    module = tiny(head_init_std=1e-3)
+    batches = trainer(tmp_path, precision="bf16-mixed").predict(module, datamodule=Tones())
+    scores = torch.cat([batch["scores"] for batch in batches])  # type: ignore[index,misc]
+    assert scores.dtype == torch.float32
+    assert all(len(column.unique()) == len(scores) for column in scores.T)
+
+
+def test_scores_are_those_of_the_model_itself(tmp_path: Path) -> None:
+    module = tiny().eval()
+    x = torch.randn(3, 1, 64, 32)
+    assert torch.equal(module._logits(x), module(x))
+
+
+def test_a_frozen_backbone_is_masked_as_planned(tmp_path: Path) -> None:
+    module, seen = tiny(freeze="backbone"), []
+    module.vit.blocks[0].norm1.register_forward_hook(lambda *args: seen.append(args[2].shape[1]))
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, datamodule=Tones())
+    assert seen == [module.model.train_tokens] == [19]
+
+
+def test_positions_that_were_resized_and_frozen_are_told(tmp_path: Path) -> None:
+    image = Image(32, 8).build(**VIT, num_classes=10, global_pool="avg")
+    torch.save({"model": image.state_dict()}, tmp_path / "image.pth")
+    module = tiny(freeze="positions", checkpoint=str(tmp_path / "image.pth"))
+    with pytest.warns(UserWarning, match="resized from 4x4 to 8x4, and model.freeze keeps them"):
+        trainer(tmp_path, fast_dev_run=True).fit(module, datamodule=Tones())
 
 
 def test_predictions_are_probabilities_of_each_class(tmp_path: Path) -> None:

@@ -156,9 +156,7 @@ AUDIOSET = [name for name in PROMISED if name.startswith("audioset")]
     ("name", "clips", "peak", "batches"),
     [("audioset2m_vitb", 256, 2e-4, 781), ("audioset20k_vitb", 32, 1.25e-4, None)],
 )
-def test_audio_recipes_reach_their_learning_rate_on_eight_gpus(
-    name, clips, peak, batches, capsys
-):
+def test_audio_recipes_reach_their_learning_rate_on_eight_gpus(name, clips, peak, batches, capsys):
     config = resolve(name, capsys)
     data = config["data"]["init_args"]
     assert data["batch_size"] * 8 == clips

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,9 @@ class RunRecord(Callback):
         if found.get(monitor, -math.inf) >= self.metrics.get(monitor, -math.inf):
             self.metrics = found  # those of best.ckpt
             self.counted = _counted(trainer, "val", task)
+        if trainer.state.fn == "fit":
+            counted = _counted(trainer, "val", task)
+            rank_zero_info(f"Epoch {trainer.current_epoch}: {_in_words(found)} on {counted}")
         if not trainer.training and trainer.state.fn == "validate":
             self._finish(trainer, pl_module)
 
@@ -160,7 +164,7 @@ class RunRecord(Callback):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         summary = self._write_summary(trainer, pl_module, together=True)
-        figures = ", ".join(f"{name} {value:.2%}" for name, value in summary["metrics"].items())
+        figures = _in_words(summary["metrics"])
         measured = f"{figures} on {summary['measured_on']}" if figures else "no metrics"
         rank_zero_info(f"{measured}; r={summary['r']}; see {self.directory}")
         if trainer.state.fn != "fit":
@@ -197,6 +201,7 @@ class RunRecord(Callback):
             "metrics": self.metrics,
             "measured_on": self.counted,
             "unreadable_files": dict(Counter(row["split"] for row in bad)),
+            **_data_facts(trainer),
             **self.tome.summary(as_finetune(pl_module), trainer.strategy.root_device),
             "checkpoint": self._checkpoint(trainer),
         }
@@ -232,6 +237,10 @@ class RunRecord(Callback):
             self.on_fit_start(trainer, pl_module)
 
 
+def _in_words(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2%}" for name, value in metrics.items())
+
+
 def _metrics_of(trainer: Trainer, stage: str, task: Task) -> dict[str, float]:
     prefix = f"{stage}/"
     others = {f"{prefix}{name}" for name in ("loss", "samples", *task.counts)}
@@ -251,6 +260,12 @@ def _counted(trainer: Trainer, stage: str, task: Task) -> str:
     for name in task.counts:
         words.append(f"{int(logged.get(f'{stage}/{name}', 0))} of {task.num_classes} {name}")
     return ", ".join(words)
+
+
+def _data_facts(trainer: Trainer) -> dict[str, Any]:
+    """Which lists were read, and how much of them is not there: results depend on both."""
+    data: Any = getattr(trainer, "datamodule", None)
+    return dict(data.facts()) if hasattr(data, "facts") else {}
 
 
 def _bad_files(trainer: Trainer, together: bool) -> list[dict[str, str]]:

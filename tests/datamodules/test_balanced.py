@@ -259,3 +259,11 @@ def test_a_trainer_keeps_it_and_tells_it_the_epoch(tmp_path: Path) -> None:
     used = trainer.train_dataloader
     assert isinstance(used, DataLoader)
     assert used.sampler is sampler
+
+
+@pytest.mark.parametrize(
+    "place", [{"num_replicas": 0}, {"num_replicas": 2, "rank": 2}, {"seed": -1}]
+)
+def test_a_process_that_is_none_is_refused(place: dict[str, int]) -> None:
+    with pytest.raises(DataError, match=r"rank is one of|seed must be"):
+        BalancedSampler([1.0, 2.0], 4, **place)

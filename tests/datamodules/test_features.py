@@ -1,6 +1,7 @@
 """Log-mel spectrograms are torchaudio's Kaldi ones, of one size, for waveforms of any length."""
 
 import pickle
+import sys
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -179,3 +180,14 @@ def test_a_front_end_is_a_value():
     assert FrontEnd() == FrontEnd(1024, 128, MEAN, STD)
     with pytest.raises(FrozenInstanceError):
         front.frames = 3
+
+
+def test_integers_written_as_floats_are_refused():
+    with pytest.raises(DataError, match=r"up to [\d.]+, and they belong within -1 and 1"):
+        fbank(30_000 * noise(1.0), RATE)
+
+
+def test_without_torchaudio_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    with pytest.raises(DataError, match="audio needs torchaudio"):
+        fbank(torch.zeros(10), RATE)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -195,7 +196,7 @@ def _counts(
     for split, files in lists.items():
         good = np.array([outcomes[path].reason is None for path in _paths(files)])  # [N]
         of_class = files.class_counts(len(names), good).tolist()
-        per_class = dict(zip(names, of_class, strict=True))
+        per_class = dict(zip(_distinct(names), of_class, strict=True))
         counts[split] = {
             "files": len(files),
             "bad": int((~good).sum()),
@@ -204,6 +205,12 @@ def _counts(
             "per_class": per_class,
         }
     return counts
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Class names, with the index where several classes share one."""
+    counts = Counter(names)
+    return [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
 def _hash(lists: Mapping[str, LabelledFiles]) -> str:
