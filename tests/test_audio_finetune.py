@@ -161,7 +161,7 @@ def test_autocast_ties_no_scores_that_differ(tmp_path: Path) -> None:
 def test_scores_are_those_of_the_model_itself(tmp_path: Path) -> None:
     module = tiny().eval()
     x = torch.randn(3, 1, 64, 32)
-    assert torch.equal(module._logits(x), module(x))
+    assert torch.equal(module.model(x, autocast_head=False), module(x))
 
 
 def test_a_frozen_backbone_is_masked_as_planned(tmp_path: Path) -> None:

@@ -118,10 +118,22 @@ class ToMeViT(nn.Module):
     def extra_repr(self) -> str:
         return f"r={self.r}, prop_attn={self.prop_attn}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, ``[B, num_classes]``, of images ``[B, C, H, W]``."""
+    def forward(self, x: Tensor, *, autocast_head: bool = True) -> Tensor:
+        """Logits, ``[B, num_classes]``, of images ``[B, C, H, W]``.
+
+        Args:
+            x: Images, or what else the patch embedding takes.
+            autocast_head: False computes the logits in the precision of the head's weights where
+                autocast would round them.
+        """
         state = self._run_blocks(x, trace=False)
-        return self._head(self.vit.norm(state.x), state.size)
+        tokens, head = self.vit.norm(state.x), self.vit.head
+        # distilled models have two heads on two tokens
+        if autocast_head or not isinstance(head, nn.Linear) or hasattr(self.vit, "head_dist"):
+            return self._head(tokens, state.size)
+        pooled = self._head(tokens, state.size, pre_logits=True)
+        with torch.autocast(pooled.device.type, enabled=False):
+            return head(pooled.to(head.weight.dtype))
 
     def forward_state(self, x: Tensor) -> TokenState:
         """The tokens after the last block, before the final norm, with their sizes and sources."""
