@@ -7,7 +7,9 @@ silently reads no further than the guess.
 
 import importlib
 import math
+import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -182,6 +184,9 @@ def _first_of(path: str, by_soundfile: Callable[[str], T], by_pyav: Callable[[st
     Raises:
         Exception: The first error, if both fail.
     """
+    # Opening a named pipe waits for ever, and soundfile has one lock for all that it opens.
+    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+        raise AudioError("is no file but a pipe or a device")
     if not path.lower().endswith(_BY_SOUNDFILE):
         return by_pyav(path)
     import soundfile

@@ -127,6 +127,13 @@ class AudioSet(LabelledData):
             max_retries=max_retries,
             max_corrupt_share=max_corrupt_share,
         )
+        numbers = {
+            "frames": frames, "mels": mels, "mean": mean, "std": std, "mixup": mixup,
+            "freq_mask": freq_mask, "time_mask": time_mask, "read_timeout": read_timeout,
+            "max_hung": max_hung,
+        }  # fmt: skip
+        for name, value in numbers.items():
+            require(name, value, isinstance(value, (int, float)), "a number")
         require("subset", subset, subset in TRAIN_LISTS, f"one of {', '.join(TRAIN_LISTS)}")
         require("train_list", train_list, train_list != [], "a path, or a list of one or more")
         require("draws", draws, draws is None or draws >= 1, "1 or more, or null")

@@ -78,6 +78,13 @@ def test_no_positive_at_all_gives_zero() -> None:
     assert MacroAveragePrecision(3).compute() == 0
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_score_that_is_no_number_makes_no_map(wrong: float) -> None:
+    scores, y = draw(20, 3)
+    scores[4, 1] = wrong
+    assert np.isnan(measure(scores, y))
+
+
 def test_scores_wait_on_the_cpu_in_at_least_float32() -> None:
     metric = MacroAveragePrecision(2)
     metric.update(torch.zeros(3, 2, dtype=torch.bfloat16), torch.ones(3, 2))

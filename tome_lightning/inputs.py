@@ -260,6 +260,10 @@ class Spectrogram(Input):
         return vit
 
     def _check(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, (int, float)):
+                raise InputError(f"model.input.{field.name} must be a number, got {value}.")
         if not 1 <= self.stride <= self.patch:
             raise InputError(
                 f"model.input.stride is the distance between patches, 1 to their side "

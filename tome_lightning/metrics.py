@@ -14,6 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 class MacroAveragePrecision(Metric):
     """Mean over classes of torchmetrics' exact average precision; 0 when no class has a positive.
 
+    NaN when a score is no number: the model has diverged.
+
     Classes without a positive have no average precision and are left out (``ClassesSeen`` counts the
     others). Scores and labels wait on the CPU: 20,000 clips of 527 classes take 50 MB.
 
@@ -43,6 +45,8 @@ class MacroAveragePrecision(Metric):
         if not len(self.scores):  # a list, or a tensor once processes have gathered
             return torch.zeros((), device=self.device)
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positive).bool()
+        if not torch.isfinite(scores).all():  # ranked, they would give a number that looks fine
+            return torch.full((), torch.nan, device=self.device)
         seen = positive.any(dim=0).nonzero().flatten().tolist()
         each = [binary_average_precision(_ranks(scores[:, k]), positive[:, k].long()) for k in seen]
         mean = torch.stack(each).mean() if each else torch.zeros(())

@@ -4,6 +4,7 @@ import importlib
 import os
 import pickle
 import sys
+import threading
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from datamodules import audio
 from datamodules.audio import (
     AUDIO_EXTENSIONS,
     AudioError,
@@ -338,18 +340,16 @@ def test_a_pickled_reader_reads_the_same(tmp_path: Path):
     assert torch.equal(copy(path), reader(path))
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.parametrize("name", ["pipe.wav", "pipe.m4a"])
-def test_a_read_that_hangs_is_given_up(name: str, tmp_path: Path):
-    path = tmp_path / name
-    os.mkfifo(path)
+def test_a_read_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, release = write(tmp_path / "clip.wav", sweep()), threading.Event()
     reader = AudioReader(1.0, timeout=0.2)
-    with pytest.raises(TimeoutError, match=r"gave up after 0\.2 s"):
-        reader(str(path))
-    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # lets the thread go
-    good = write(tmp_path / "clip.wav", sweep())
+    with monkeypatch.context() as patch:
+        patch.setattr(audio, "read_waveform", lambda *_: release.wait())
+        with pytest.raises(TimeoutError, match=r"gave up after 0\.2 s"):
+            reader(str(path))
+    release.set()  # lets the thread go
     reader.deadline.seconds = 30.0
-    assert len(reader(good)) == RATE
+    assert len(reader(path)) == RATE
 
 
 def test_torchaudio_is_there():
@@ -371,3 +371,11 @@ def test_a_torchaudio_for_another_cuda_is_told_in_one_line(tmp_path: Path, monke
     importlib.invalidate_caches()
     with pytest.raises(DataError, match=r"\(PyTorch has CUDA 13\.2\); pip install 'torch<2\.15'"):
         require_torchaudio()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("read", [read_waveform, probe])
+def test_a_named_pipe_is_refused_before_anything_waits_for_it(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(ValueError, match="pipe or a device"):
+        read(str(tmp_path / "pipe.wav"))
