@@ -111,7 +111,8 @@ def test_the_saved_config_is_a_recipe_of_the_same_run(run, trained):
     code, out, _ = run("fit", "--recipe", trained / "config.yaml", "--print_config")
     assert code == 0
     again = yaml.safe_load(out)
-    assert again.pop("recipe") is None  # already part of the values
+    for name in ("recipe", "resume", "init_from"):  # already part of the values
+        assert again.pop(name) is None
     assert again == yaml.safe_load((trained / "config.yaml").read_text())
 
 

@@ -24,28 +24,34 @@ class Arguments(NamedTuple):
         argv: What LightningCLI parses; recipes have become ``--config`` files.
         recipe: Name of the last recipe given, for the run directory.
         ckpt_path: The checkpoint to resume, validate, test or predict from.
+        resume: What ``--resume`` named: auto, a run directory or a checkpoint.
+        run_dir: The run directory, if one was given.
     """
 
     argv: list[str]
     recipe: str | None
     ckpt_path: Path | None
+    resume: str | None = None
+    run_dir: Path | None = None
 
 
-def read_arguments(argv: list[str]) -> Arguments:
+def read_arguments(argv: list[str], verb: str = "fit") -> Arguments:
     """Sort the arguments after the verb.
 
     ``--recipe NAME`` and ``--recipe FILE`` become ``--config FILE``; these come first, in their order,
     so that every option given on the command line overrules them, wherever it stands. Long options
     may be written with dashes; ``--weights_only`` is refused, because checkpoints are always loaded
-    safely.
+    safely. ``--init_from X``, the weights to start from, becomes ``--model.checkpoint X``.
 
     Raises:
-        UsageError: For a refused option or a checkpoint that is not there.
+        UsageError: For a refused option, a checkpoint that is not there, or both a run to go on with
+            and weights to start another from.
         recipes.RecipeError: For an unknown recipe.
     """
     files: list[str] = []
     out: list[str] = []
-    recipe = ckpt_path = None
+    recipe = ckpt_path = resume = run_dir = None
+    given_names: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "-c":
@@ -56,6 +62,7 @@ def read_arguments(argv: list[str]) -> Arguments:
             continue
         name, given, value = word.partition("=")
         name = "--" + name[2:].replace("-", "_")
+        given_names.append(name)
         if name == "--recipe":
             value = value if given else _next(words, "--recipe needs a name or a file")
             path = recipes.path(value)
@@ -69,6 +76,15 @@ def read_arguments(argv: list[str]) -> Arguments:
             if value != "null":
                 ckpt_path = _existing(Path(value))
                 out += ["--ckpt_path", str(ckpt_path)]
+        elif name == "--resume":
+            resume = value if given else _next(words, "--resume needs auto, a run directory or a file")
+        elif name == "--init_from":
+            value = value if given else _next(words, "--init_from needs a name or a file")
+            out.append(f"--model.checkpoint={value}")
+        elif name == "--run_dir":
+            value = value if given else _next(words, "--run_dir needs a folder")
+            run_dir = None if value == "null" else Path(value)
+            out.append(f"--run_dir={value}")
         elif name == "--weights_only":
             raise UsageError(
                 "--weights_only is refused: a checkpoint can run any code it likes when it is loaded "
@@ -76,7 +92,23 @@ def read_arguments(argv: list[str]) -> Arguments:
             )
         else:
             out.append(name + given + value)
-    return Arguments([*files, *out], recipe, ckpt_path)
+    _check_starts(verb, given_names)
+    return Arguments([*files, *out], recipe, ckpt_path, resume, run_dir)
+
+
+def _check_starts(verb: str, given: list[str]) -> None:
+    """Refuse to go on with a run and to start another at once."""
+    for name, instead in (("--resume", "--ckpt_path"), ("--init_from", "--model.checkpoint")):
+        if name in given and verb != "fit":
+            raise UsageError(f"{name} is for fit; for {verb} use {instead} FILE.")
+    ways = [name for name in ("--resume", "--ckpt_path", "--init_from") if name in given]
+    if len(ways) > 1 and verb == "fit":
+        raise UsageError(
+            f"{ways[0]} and {ways[1]} exclude each other: --resume (or --ckpt_path) goes on with a run, its "
+            "optimizer and its data where they stopped; --init_from starts a new run from weights. For a "
+            "job that is to start from weights and resume itself, give --model.checkpoint and --resume "
+            "auto."
+        )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

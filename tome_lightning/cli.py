@@ -33,18 +33,30 @@ from timm.models.vision_transformer import VisionTransformer
 import checkpoints
 import datamodules
 import recipes
-from tome_lightning import __version__
-from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments
+from tome_lightning import __version__, sharding
+from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
+from tome_lightning.batches import BatchError
 from tome_lightning.callbacks import ToMeCallback
+from tome_lightning.checkpoint_io import AtomicCheckpointIO, CheckpointFileError
 from tome_lightning.finetune import FineTune, FineTuneError
+from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
+from tome_lightning.peers import Peers, lost_peer, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
-from tome_lightning.resume import checkpoint_config, describe_taken
+from tome_lightning.resume import checkpoint_config, describe_taken, find_checkpoint, run_dir_of
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
+from tome_lightning.saving import SaveLast, SavingError
+from tome_lightning.sharding import ShardingError
+from tome_lightning.signals import RunStopped
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 
 USER_ERRORS = (
+    BatchError,
+    CheckpointFileError,
+    NonFiniteLossError,
+    SavingError,
+    ShardingError,
     checkpoints.CheckpointError,
     datamodules.DataError,
     recipes.RecipeError,
@@ -56,9 +68,12 @@ USER_ERRORS = (
     UnsupportedModelError,
     UsageError,
 )
+# Set for the processes that Lightning starts on this machine: what `--resume` has found.
+RESUME_VARIABLE = "TOME_LIGHTNING_RESUME"
 VERSIONS = {
     "tome_lightning": __version__,
-    **{m.__name__: m.__version__ for m in (lightning, timm, torch, torchmetrics, torchvision)},
+    # plain strings: torch has a class of its own for its version, which safe loading refuses
+    **{m.__name__: str(m.__version__) for m in (lightning, timm, torch, torchmetrics, torchvision)},
 }
 
 
@@ -70,16 +85,24 @@ class ToMeCLI(LightningCLI):
 
     def __init__(self, argv: list[str]) -> None:
         verb, *rest = argv
-        arguments = read_arguments(rest)
+        arguments = read_arguments(rest, verb)
         self.recipe = arguments.recipe
         self.ckpt_path = arguments.ckpt_path
+        self.resume = arguments.resume
+        last: list[str] = []
+        if arguments.resume is not None:
+            self.ckpt_path = _checkpoint_to_resume(arguments)
+            last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
         self.from_checkpoint: dict[str, Any] = {}
+        self.steps_done: int | None = None
         first: list[str] = []
         with contextlib.ExitStack() as stack:
-            if arguments.ckpt_path is not None:
+            if self.ckpt_path is not None:
                 given = "--config" in arguments.argv
-                saved = checkpoint_config(arguments.ckpt_path, verb, given)
+                option = "--ckpt_path" if arguments.resume is None else "--resume"
+                saved = checkpoint_config(self.ckpt_path, verb, given, VERSIONS, option)
                 self.recipe = self.recipe or saved.recipe
+                self.steps_done = saved.steps
                 self.from_checkpoint = saved.config
                 path = stack.enter_context(_yaml_file(saved.config))
                 first = ["--config", path]
@@ -94,7 +117,7 @@ class ToMeCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 parser_kwargs={"exit_on_error": False}
                 | {verb: {"exit_on_error": False} for verb in self.subcommands()},
-                args=[verb, *first, *arguments.argv],
+                args=[verb, *first, *arguments.argv, *last],
             )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -110,6 +133,7 @@ class ToMeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ToMeCallback, "tome")
+        parser.add_lightning_class_args(SaveLast, "save")
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -121,6 +145,24 @@ class ToMeCLI(LightningCLI):
             type=str | None,
             default=None,
             help="A recipe's name or a YAML file; may be given several times, later wins.",
+        )
+        parser.add_argument(
+            "--keep_effective_batch",
+            action="store_true",
+            help="fit: accumulate so many batches that a step has model.effective_batch samples.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="fit: go on with a run: its directory, its checkpoint, or auto for the newest of "
+            "--run_dir or of the recipe. Short for --ckpt_path.",
+        )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="fit: start a new run from weights. Short for --model.checkpoint.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -151,17 +193,28 @@ class ToMeCLI(LightningCLI):
                 "on this CPU, which has no instructions for it: 32-true is used instead"
             )
             config.trainer.precision = "32-true"
-        resuming = self.subcommand == "fit" and self.ckpt_path is not None
-        self.run_dir = make_run_dir(config.run_dir, self.recipe, resuming)
+        if hasattr(sharding, "check_strategy"):
+            sharding.check_strategy(config.trainer.strategy, config.trainer.accelerator)
+        self.run_dir = self._make_run_dir(config.run_dir)
         saved = config.clone()
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
-        del saved["recipe"]
+        for name in ("recipe", "resume", "init_from"):
+            del saved[name]
         self.config_yaml = self._parser(self.subcommand).dump(saved, skip_unset=False)
+
+    def _make_run_dir(self, given: str | None) -> Path:
+        """The run's directory: a resumed run goes on in its own."""
+        if self.subcommand != "fit" or self.ckpt_path is None:
+            return make_run_dir(given, self.recipe, resuming=self.resume is not None)
+        own = run_dir_of(self.ckpt_path)
+        if own is None and given is None:
+            print(f"{self.ckpt_path} is not the newest of its run: going on in a directory of its own")
+        return make_run_dir(given, self.recipe, resuming=True, own=own)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer_config = self._get(self.config_init, "trainer")
-        tome = self._get(self.config_init, "tome")
-        extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome)]
+        tome, save = self._get(self.config_init, "tome"), self._get(self.config_init, "save")
+        extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome), Peers()]
         if self.subcommand == "fit" and trainer_config["enable_checkpointing"] is not False:
             extra.append(
                 ModelCheckpoint(
@@ -169,13 +222,14 @@ class ToMeCLI(LightningCLI):
                     filename="best",
                     monitor=f"val/{self.model.task.monitor}",
                     mode="max",
-                    save_last=True,
                     enable_version_counter=False,
                 )
             )
+        save.saves = trainer_config["enable_checkpointing"] is not False
         if trainer_config["logger"] in (None, True):
             kwargs["logger"] = (
-                TensorBoardLogger(self.run_dir, name="", version="")
+                # steps after the checkpoint are logged again: what a killed run logged of them goes
+                TensorBoardLogger(self.run_dir, name="", version="", purge_step=self.steps_done)
                 if self.subcommand == "fit"
                 else False
             )
@@ -190,10 +244,16 @@ class ToMeCLI(LightningCLI):
         if self.subcommand == "predict":
             extra.append(PredictionWriter(self.run_dir))
         trainer_config["callbacks"] = [*callbacks, *extra]
+        trainer_config["plugins"] = [*_as_list(trainer_config["plugins"]), AtomicCheckpointIO()]
         self.model.restoring = self.ckpt_path is not None
+        self.model.keep_effective_batch = self._get(self.config, "keep_effective_batch")
         config = yaml.safe_load(self.config_yaml)
-        sections = ("data", "tome", "trainer", "seed_everything")
-        self.model.run_config = {"recipe": self.recipe, **{name: config[name] for name in sections}}
+        sections = ("data", "tome", "trainer", "save", "seed_everything")
+        self.model.run_config = {
+            "recipe": self.recipe,
+            "versions": VERSIONS,
+            **{name: config[name] for name in sections},
+        }
         try:
             return super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
@@ -224,8 +284,17 @@ def exit_code(run: Callable[[], object]) -> int:
         run()
     except SystemExit as stop:  # --help, --print_config, an interrupted run
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except RunStopped as stop:
+        return 0 if started_by_first() else stop.exit_code
     except Exception as error:
         mistake = _users_mistake(error)
+        if isinstance(mistake, NonFiniteLossError) and rank():  # all processes raise it together
+            return 0 if started_by_first() else 2
+        if mistake is None and lost_peer(error):
+            reason = " ".join(str(error).split())[:200]
+            told = f"process {rank()} stops, because another one is gone, which has told why ({reason})"
+            print(f"error: {told}", file=sys.stderr)
+            return 1
         if mistake is None:
             raise
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
@@ -293,6 +362,27 @@ def _silence() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
+
+
+def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
+    """What `--resume` means, the same for all processes of this machine."""
+    assert arguments.resume is not None
+    if started_by_first() and RESUME_VARIABLE in os.environ:
+        found = os.environ[RESUME_VARIABLE]
+        return Path(found) if found else None
+    if arguments.resume == "auto" and arguments.recipe is None and arguments.run_dir is None:
+        raise UsageError("--resume auto has to know whose run: give --recipe or --run_dir.")
+    path = find_checkpoint(arguments.resume, arguments.run_dir, arguments.recipe)
+    os.environ[RESUME_VARIABLE] = str(path or "")
+    if path is None:
+        print("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
+    return path
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _slow_in_half_precision(trainer: Any) -> bool:

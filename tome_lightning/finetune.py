@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,13 +20,17 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
+from tome_lightning.batches import accumulate_to, continued, effective_batch, factors, this_run
+from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
+from tome_lightning.progress import Progress, progress_of, set_loops
 from tome_lightning.tasks import Task
 from tome_lightning.tome import patch
 from tome_lightning.tome.plan import R, check_possible
 
 REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
+STEP_DRAWS = 0x57E9  # keeps the draws of steps apart from those of samples
 
 Part = TypeVar("Part", Input, Task)
 
@@ -61,6 +67,10 @@ class FineTune(LightningModule):
             ``backbone`` trains only the head, and the ``fc_norm`` that average pooling puts before
             it (linear probe).
         grad_checkpointing: Recompute each block in the backward pass to save memory.
+        effective_batch: Samples per optimizer step that the learning rate was found for; a run that
+            has others is told so.
+        non_finite: What a NaN or infinite loss does, on all processes alike: ``stop`` the run, or
+            ``skip`` the step, which on CUDA costs waiting for the device at each step.
     """
 
     def __init__(
@@ -82,6 +92,8 @@ class FineTune(LightningModule):
         head_init_std: float = 2e-5,
         freeze: Literal["none", "positions", "backbone"] = "none",
         grad_checkpointing: bool = False,
+        effective_batch: int | None = None,
+        non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         self.input = _rebuild(input, Input)
@@ -97,6 +109,9 @@ class FineTune(LightningModule):
         self.betas = betas
         self.head_init_std = head_init_std
         self.frozen = freeze
+        self.recipe_batch = effective_batch
+        self.keep_effective_batch = False  # accumulate as many batches as make recipe_batch
+        self.non_finite = non_finite
 
         self._check_numbers()
         vit = dict(vit or {})
@@ -133,6 +148,8 @@ class FineTune(LightningModule):
         # Whether the trainer restores a run's checkpoint. It knows only after setup(), where weights
         # should be loaded; who starts the trainer may know before.
         self.restoring: bool | None = None
+        self.saved_progress: Progress | None = None  # of the checkpoint that was loaded
+        self._guard = LossGuard(non_finite)
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
         # record of hyper-parameters would lose which Input and which Task this is.
         self.save_hyperparameters(
@@ -154,6 +171,8 @@ class FineTune(LightningModule):
                 "head_init_std": head_init_std,
                 "freeze": freeze,
                 "grad_checkpointing": grad_checkpointing,
+                "effective_batch": effective_batch,
+                "non_finite": non_finite,
             },
             logger=False,
         )
@@ -174,8 +193,9 @@ class FineTune(LightningModule):
         return self.task.loss(self.model(x), target)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, y, _ = batch
+        x, y, ids = batch
         loss = self.loss(x, y)
+        self._guard.add(loss, ids)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -248,6 +268,8 @@ class FineTune(LightningModule):
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
             self._check_labels(getattr(data, "multi_label", False))
         self._check_shape(getattr(data, "sample_shape", None))
+        if stage == "fit" and self.keep_effective_batch:
+            accumulate_to(self.trainer, self.recipe_batch)
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
             self._load_weights(stage)
@@ -257,15 +279,30 @@ class FineTune(LightningModule):
             self._tell_averages()
 
     def on_train_start(self) -> None:
-        if self.trainer.world_size > 1:
-            # As MAE: seed + rank. Else all processes would draw the same mixup and drop paths.
-            seed = (torch.initial_seed() + self.global_rank) % 2**32
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
+        self.keep_frozen_in_eval()  # Lightning leaves out on_train_epoch_start where a run is resumed
 
     def on_train_epoch_start(self) -> None:
         self.keep_frozen_in_eval()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Mixup, drop path, dropout and masking draw from these. A function of the batch's place alone, so
+        # that a resumed run draws the same, and of the process, or all would mix alike.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        place = (STEP_DRAWS, seed, self.current_epoch, batch_idx, self.global_rank)
+        words = np.random.SeedSequence(place).generate_state(4)
+        random.seed(words.tobytes())
+        np.random.seed(words)
+        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        facts = Facts(
+            step=self.trainer.global_step,
+            epoch=self.current_epoch,
+            r=self.model.r,
+            lr=max(group["lr"] for group in optimizer.param_groups),
+        )
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        self._guard.look(optimizer, facts, Path(self.trainer.default_root_dir), scaled)
 
     def keep_frozen_in_eval(self) -> None:
         """A frozen backbone gives the features it will give later: no drop path, no dropout.
@@ -398,14 +435,13 @@ class FineTune(LightningModule):
 
     def effective_batch(self) -> int:
         """Samples per optimizer step: batch x repeats x accumulation x processes."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "batch_size"):
+        batch = effective_batch(self.trainer)
+        if not batch:
             raise FineTuneError(
                 "base_lr is scaled by the effective batch, which needs a datamodule with batch_size. "
                 "Pass one to fit(), or give lr= instead."
             )
-        per_process = data.batch_size * getattr(data, "repeat_aug", 1)
-        return int(per_process * self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        return batch
 
     def peak_lr(self) -> float:
         """The learning rate at the end of warm-up, before layer decay."""
@@ -435,20 +471,19 @@ class FineTune(LightningModule):
                 names[p.requires_grad].append(name)
             told = len(names[True]) <= len(names[False])  # whichever are fewer
             lines.append(f"  {'trained' if told else 'frozen'}: {', '.join(names[told])}")
-        if self.lr is not None:
-            return "\n".join([*lines, f"Learning rate {peak:g} (model.lr, whatever the batch)"])
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        factors = [
-            f"{data.batch_size} a process",
-            *([f"{data.repeat_aug} repeats"] if hasattr(data, "repeat_aug") else []),
-            f"{self.trainer.world_size} processes",
-            f"{self.trainer.accumulate_grad_batches} accumulated",
-        ]
-        lines.append(
-            f"Learning rate {peak:g} = {self.base_lr:g} x {self.effective_batch()} / "
-            f"{REFERENCE_BATCH}; effective batch {self.effective_batch()} = {' x '.join(factors)}"
-        )
-        return "\n".join(lines)
+        batch = effective_batch(self.trainer)
+        line = f"Learning rate {peak:g} "
+        if self.lr is None:
+            line += f"= {self.base_lr:g} x {batch} / {REFERENCE_BATCH}"
+        else:
+            line += "(model.lr, whatever the batch)"
+        if batch:
+            line += f"; effective batch {batch} = {factors(self.trainer)}"
+        if self.recipe_batch == batch:
+            line += ", as in the recipe"
+        elif self.recipe_batch is not None:
+            line += f"; the recipe's is {self.recipe_batch}, which --keep_effective_batch accumulates"
+        return "\n".join([*lines, line])
 
     def _lr_factor(self, step: int, peak: float) -> float:
         # Step 0 needs no loader: the trainer's estimated_stepping_batches would build one here, and
@@ -472,8 +507,17 @@ class FineTune(LightningModule):
             limits.append(epochs * steps_per_epoch)
         return min(1.0, self.trainer.global_step / min(limits)) if limits else 0.0
 
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == "fit"
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = None
+        if self._fitting:
+            self._guard.settle(Path(self.trainer.default_root_dir))
+            progress = progress_of(self.trainer, this_run(self.trainer, 0))
         checkpoint["tome_lightning"] = {
+            "progress": progress and progress.as_dict(),
             # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.
             "family": "tome" if self.model.prop_attn else "mae",
             "class_names": self.class_names,
@@ -482,7 +526,15 @@ class FineTune(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_weights = self._head_is_new = True
-        self.class_names = checkpoint.get("tome_lightning", {}).get("class_names")
+        ours = checkpoint.get("tome_lightning", {})
+        self.class_names = ours.get("class_names")
+        if "averaging_state" in checkpoint and not self._fitting:
+            rank_zero_info("The checkpoint holds averaged weights; these are what is measured")
+            # In a trainer that has trained, Lightning's callback would put the live weights back.
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
+        if ours.get("progress") and self._fitting:
+            self.saved_progress = Progress(**ours["progress"])
+            set_loops(checkpoint["loops"]["fit_loop"], continued(self.trainer, self.saved_progress))
 
 
 class _Totals(nn.Module):

@@ -1,4 +1,4 @@
-"""What a run's checkpoint says of how it was made."""
+"""Which checkpoint a run goes on from, and what that says of how it was made."""
 
 from __future__ import annotations
 
@@ -6,22 +6,115 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from tome_lightning.arguments import UsageError
+from tome_lightning.checkpoint_io import CheckpointFileError, read_header
+from tome_lightning.environment import other_versions
+from tome_lightning.progress import Progress
 
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
+AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
 TRUSTED = ("tome_lightning.", "datamodules.")  # packages a checkpoint may name classes of
 
 
 class SavedConfig(NamedTuple):
-    """``model`` and ``data`` as the run that wrote the checkpoint had them, and its recipe."""
+    """``model`` and ``data`` as the run that wrote the checkpoint had them, and its recipe.
+
+    Attributes:
+        config: By section.
+        recipe: Name of the recipe.
+        steps: Optimizer steps done, if it says so.
+    """
 
     config: dict[str, Any]
     recipe: str | None
+    steps: int | None
 
 
-def checkpoint_config(path: Path, verb: str, recipe_given: bool) -> SavedConfig:
+def find_checkpoint(
+    resume: str, run_dir: Path | None, recipe: str | None, runs: Path = Path("runs")
+) -> Path | None:
+    """The checkpoint that ``--resume`` means.
+
+    Args:
+        resume: ``auto``, a run directory, or a checkpoint file.
+        run_dir: Where ``auto`` looks; otherwise in the newest run of the recipe.
+        recipe: The recipe's name.
+        runs: The folder of all runs.
+
+    Returns:
+        The file; None where ``auto`` finds none, so that the first start of a job and every later one
+        can be the same command.
+
+    Raises:
+        UsageError: If what was named is not there or is no checkpoint to go on from.
+    """
+    if resume != "auto":
+        path = Path(resume)
+        if path.is_dir():
+            found = newest_checkpoint(path)
+            if found is None:
+                raise UsageError(
+                    f"--resume {path} has no checkpoint to go on from (checkpoints/*.ckpt). Name a run "
+                    "directory such as runs/quickstart/0, or a checkpoint file."
+                )
+            return found
+        if not path.is_file():
+            raise UsageError(
+                f"--resume {path} is no file. Give auto, a run directory such as runs/quickstart/0, or "
+                "its checkpoint; weights to start another run from go to --init_from."
+            )
+        return path
+    if run_dir is None:
+        folder = runs / (recipe or "run")
+        numbered = [p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()]
+        run_dir = max(numbered, key=lambda p: int(p.name), default=None)
+    return None if run_dir is None else newest_checkpoint(run_dir)
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint of a run that came furthest; damaged and foreign files are passed over."""
+    found = []
+    for path in (run_dir / "checkpoints").glob("*.ckpt"):
+        try:
+            progress = saved_progress(read_header(path))
+        except CheckpointFileError as error:
+            rank_zero_warn(f"{path} is passed over: {error}")
+            continue
+        if progress is None:
+            rank_zero_warn(f"{path} is passed over: it does not say where its run stood")
+            continue
+        found.append((progress.order, path.stat().st_mtime, path))
+    return max(found)[-1] if found else None
+
+
+def saved_progress(saved: dict[str, Any]) -> Progress | None:
+    """Where a run stood, as its checkpoint says; None if it does not."""
+    ours = saved.get("tome_lightning")
+    progress = ours.get("progress") if isinstance(ours, dict) else None
+    try:
+        return Progress(**progress) if progress else None
+    except TypeError:  # of another version
+        return None
+
+
+def run_dir_of(path: Path) -> Path | None:
+    """The directory of the run that a checkpoint lies in, if it is that run's newest.
+
+    From an older one a run would write over what came after it.
+    """
+    directory = path.absolute().parent.parent
+    if path.absolute().parent.name != "checkpoints" or not (directory / "config.yaml").is_file():
+        return None
+    newest = newest_checkpoint(directory)
+    same = newest is not None and newest.samefile(path)
+    return path.parent.parent if same else None
+
+
+def checkpoint_config(
+    path: Path, verb: str, recipe_given: bool, versions: dict[str, str], option: str = "--ckpt_path"
+) -> SavedConfig:
     """Read a run's config from its checkpoint, safely.
 
     Args:
@@ -29,28 +122,32 @@ def checkpoint_config(path: Path, verb: str, recipe_given: bool) -> SavedConfig:
         verb: ``fit`` goes on as the run was, so it also takes ``trainer``, ``tome`` and the seed.
         recipe_given: Whether a recipe can supply what is not taken from the checkpoint: classes that
             are not ours are never imported because a checkpoint names them.
+        versions: Of the packages now; others in the checkpoint are warned of.
+        option: How the user named the file.
 
     Raises:
         UsageError: If the file is no checkpoint of ours, is truncated, holds anything but tensors
             and plain values, or names foreign classes and there is no recipe to do so.
     """
     try:
-        saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises half a dozen kinds for files that are no checkpoints
-        reason = " ".join(str(error).split()).split(" (1) ")[0][:160]
+        saved = read_header(path)
+    except CheckpointFileError as error:
         raise UsageError(
-            f"--ckpt_path {path} cannot be loaded: it is truncated, no PyTorch checkpoint, or holds "
-            f"objects that safe loading refuses ({type(error).__name__}: {reason}). Nothing of it was "
-            "run. Use a checkpoint written by this program."
+            f"{option} {path} cannot be loaded: {error}. Use a checkpoint written by this program."
         ) from error
-    if not isinstance(saved, dict) or "hyper_parameters" not in saved or "state_dict" not in saved:
+    if "hyper_parameters" not in saved or "state_dict" not in saved:
         raise UsageError(
-            f"--ckpt_path {path} is no checkpoint of a run: it has no hyper-parameters. Weights to "
-            "start from (MAE, timm, safetensors files) go to --model.checkpoint."
+            f"{option} {path} is no checkpoint of a run: it has no hyper-parameters. Weights to "
+            "start from (MAE, timm, safetensors files) go to --init_from or --model.checkpoint."
         )
     ours = saved.get("tome_lightning", {})
     config: dict[str, Any] = {"model": dict(saved["hyper_parameters"])}
-    sections = ("data", "tome", "trainer", "seed_everything") if verb == "fit" else ("data",)
+    others = other_versions(ours.get("versions") or {}, versions)
+    if others and verb == "fit":
+        rank_zero_warn(f"{path} was written by other versions, results may differ: {others}")
+    sections = ("data",)
+    if verb == "fit":
+        sections = ("data", "tome", "trainer", "save", "seed_everything")
     config |= {name: ours[name] for name in sections if ours.get(name) is not None}
     foreign: list[str] = []
     config = _without_foreign_classes(config, "", foreign)
@@ -60,7 +157,8 @@ def checkpoint_config(path: Path, verb: str, recipe_given: bool) -> SavedConfig:
             f"them: {', '.join(foreign)}. Name them in a recipe (--recipe FILE; the run's own "
             "config.yaml will do)."
         )
-    return SavedConfig(config, ours.get("recipe"))
+    progress = saved_progress(saved)
+    return SavedConfig(config, ours.get("recipe"), progress and progress.steps)
 
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:
@@ -101,7 +199,11 @@ def _without_foreign_classes(value: Any, name: str, foreign: list[str]) -> Any:
 
 
 def _trusted(value: dict[str, Any]) -> bool:
-    return str(value.get("class_path", TRUSTED[0])).startswith(TRUSTED)
+    path, arguments = str(value.get("class_path", TRUSTED[0])), value.get("init_args") or {}
+    # Its other arguments are functions, which a checkpoint could name.
+    plain = all(isinstance(v, int | float | None) for v in arguments.values())
+    averages = path == AVERAGING and plain and value.keys() <= {"class_path", "init_args"}
+    return path.startswith(TRUSTED) or averages
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
+from tome_lightning.environment import environment
 from tome_lightning.tasks import Task
 
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
@@ -31,17 +32,28 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
-def make_run_dir(given: str | None, recipe: str | None, resuming: bool) -> Path:
+def make_run_dir(
+    given: str | None, recipe: str | None, resuming: bool, own: Path | None = None
+) -> Path:
     """Create and return the directory of this run: as given, else ``runs/<recipe>/<n>``, a new n.
+
+    Args:
+        given: What the user named.
+        recipe: The recipe's name.
+        resuming: Whether a directory that holds something may be named.
+        own: The directory of the run that is resumed, to go on in it.
 
     Raises:
         UsageError: If the directory named by the user holds something and no run is resumed, or if
             it cannot be written.
     """
     if not is_first_process():  # it writes nothing; RunRecord learns the real directory from rank 0
-        return Path(os.environ.get(RUN_DIR_VARIABLE) or given or Path("runs", recipe or "run"))
+        return Path(os.environ.get(RUN_DIR_VARIABLE) or given or own or Path("runs", recipe or "run"))
     try:
-        path = _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
+        if given is None and own is not None:
+            path = own
+        else:
+            path = _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError("no permission to write into it")
     except OSError as error:
@@ -58,7 +70,7 @@ def _named(path: Path, resuming: bool) -> Path:
     if path.is_dir() and any(path.iterdir()) and not resuming:
         raise UsageError(
             f"The run directory {path} is not empty. Name another with --run_dir, leave it out for a "
-            "new runs/<recipe>/<n>, or resume with --ckpt_path."
+            "new runs/<recipe>/<n>, or go on with the run in it: --resume auto."
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -87,7 +99,9 @@ def _numbered(parent: Path) -> Path:
 
 
 class RunRecord(Callback):
-    """Writes ``config.yaml`` when a run starts and ``summary.json`` when it ends, however it ends.
+    """Writes ``config.yaml`` and ``environment.json`` when a run starts, ``summary.json`` when it ends.
+
+    A resumed run adds ``config.resume-1.yaml`` and so on, and ``environment.resume-1.json``.
 
     Args:
         directory: The run directory.
@@ -110,7 +124,10 @@ class RunRecord(Callback):
         self.directory = Path(trainer.strategy.broadcast(str(self.directory)))
         if trainer.is_global_zero:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._config_path().write_text(self.config)
+            suffix = self._suffix()
+            (self.directory / f"config{suffix}.yaml").write_text(self.config)
+            facts = json.dumps(environment() | _data_facts(trainer), indent=2)
+            (self.directory / f"environment{suffix}.json").write_text(facts + "\n")
         rank_zero_info(f"Run directory: {self.directory}")
 
     def on_train_batch_end(
@@ -154,12 +171,6 @@ class RunRecord(Callback):
             or getattr(trainer, "fast_dev_run", False)
         ):
             return
-        if trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt):
-            last = self.directory / "checkpoints" / "last.ckpt"
-            trainer.save_checkpoint(last)
-            rank_zero_info(
-                f"Stopped at step {trainer.global_step}. Saved {last}: go on with fit --ckpt_path {last}"
-            )
         self._write_summary(trainer, pl_module)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -222,18 +233,27 @@ class RunRecord(Callback):
                 return str(path) if path else None
         return None
 
-    def _config_path(self) -> Path:
-        path, number = self.directory / "config.yaml", 0
-        while path.exists():  # resumed in the same directory
+    def _suffix(self) -> str:
+        suffix, number = "", 0
+        while (self.directory / f"config{suffix}.yaml").exists():  # resumed in the same directory
             number += 1
-            path = self.directory / f"config.resume-{number}.yaml"
-        return path
+            suffix = f".resume-{number}"
+        return suffix
+
+    def state_dict(self) -> dict[str, Any]:
+        """What best.ckpt scored, for the summary of a resumed run."""
+        return {"metrics": dict(self.metrics), "counted": self.counted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self.metrics, self.counted = dict(state_dict["metrics"]), state_dict["counted"]
 
     on_test_start = on_predict_start = on_fit_start
     on_predict_end = on_fit_end
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
+            self.metrics, self.counted = {}, ""  # not what the checkpoint says of its run
             self.on_fit_start(trainer, pl_module)
 
 

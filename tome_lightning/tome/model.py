@@ -257,6 +257,11 @@ class ToMeViT(nn.Module):
 
     def _block(self, i: int, state: TokenState, r: int) -> TokenState:
         args = (self.vit.blocks[i], state, r, self.num_prefix, self.prop_attn)
+        # A sharded block (tome_lightning.sharding) gathers its weights around what it runs.
+        with_weights = getattr(args[0], "with_weights", None)
+        return self._merge(*args) if with_weights is None else with_weights(self._merge, *args)
+
+    def _merge(self, *args: Any) -> TokenState:
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(merging_block, *args, use_reentrant=False)
         return merging_block(*args)

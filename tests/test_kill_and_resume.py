@@ -1,0 +1,118 @@
+"""A killed run goes on as if nothing had happened: the short form of ``kill_and_resume``.
+
+The long form (10 kills, more seeds): ``python -m tests.kill_and_resume --help``.
+"""
+
+import copy
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from .kill_and_resume import (
+    CUTS,
+    Job,
+    differences,
+    differing_records,
+    kill_at_cuts,
+    kill_at_random,
+    reference,
+    scalars,
+    unequal,
+    write_data,
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Job:
+    """The uninterrupted run, with all that has a state: accumulation, averaged weights."""
+    folder = tmp_path_factory.mktemp("images")
+    data = write_data("quickstart", folder)
+    return reference(Job("quickstart", data, folder / "whole", accumulate=2, ema=True))
+
+
+@pytest.mark.slow
+def test_random_kills_change_nothing(images, tmp_path):
+    job = replace(images, folder=tmp_path, workers=2)
+    kill_at_random(job, 2, images, seed=0)
+    assert differences(images, job) == []
+    assert len(scalars(job)["train/loss"]) > 30  # else there was little to compare
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kills_at_the_points_that_random_ones_miss_change_nothing(images, tmp_path, workers):
+    job = replace(images, folder=tmp_path, workers=workers, every=1)
+    # loader processes have nothing to do with how a file is written
+    places = list(CUTS) if workers == 0 else [place for place in CUTS if "checkpoint" not in place]
+    cuts = kill_at_cuts(job, places)
+    assert len(cuts) == len(places)
+    assert differences(images, job) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_signals_stop_a_run_at_once_and_lose_nothing(images, tmp_path, workers):
+    job = replace(images, folder=tmp_path, workers=workers, every=1000)
+    done = 0
+    for number, signum in enumerate((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
+        with job.session() as session:
+            assert session.wait_for(4 + number), session.log()
+            # SLURM and a terminal tell the loader processes as well
+            os.killpg(session.child.pid, signum)
+            assert session.wait(60) == 128 + signum, session.log()
+            assert "Traceback" not in session.log()
+            assert (job.run_dir / "checkpoints" / "last.ckpt").is_file()
+            batches = [line for line in session.records()[0] if line["phase"] == "train"]
+        first = batches[0]["epoch"] * 27 + batches[0]["batch"]
+        assert first == done  # the next batch: none again, none left out
+        done = first + len(batches)
+    assert job.run() == 0
+    assert differences(images, job) == []
+
+
+@pytest.mark.slow
+def test_two_processes_are_killed_and_go_on(tmp_path):
+    data = write_data("quickstart", tmp_path)
+    expected = reference(Job("quickstart", data, tmp_path / "whole", devices=2))
+    job = replace(expected, folder=tmp_path / "killed", workers=1)
+    kill_at_random(job, 1, expected, seed=1)
+    assert differences(expected, job) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["quickstart_video", "quickstart_audio"])
+def test_video_and_audio_are_killed_and_go_on(recipe, tmp_path):
+    expected = reference(Job(recipe, write_data(recipe, tmp_path), tmp_path / "whole"))
+    job = replace(expected, folder=tmp_path / "killed", workers=1)
+    kill_at_random(job, 1, expected, seed=2)
+    assert differences(expected, job) == []
+
+
+def test_the_comparison_sees_a_difference_in_the_last_bit():
+    weights = {"a": torch.tensor([1.0, 2.0]), "b": [1, {"c": 0.5}]}
+    assert unequal(weights, copy.deepcopy(weights)) == []
+    other = {"a": torch.tensor([1.0, 2.0000002]), "b": [1, {"c": 0.5}]}
+    assert len(unequal(weights, other)) == 1
+    assert len(unequal(weights, {**weights, "d": None})) == 1
+    assert len(unequal(weights, {**weights, "b": [1, {"c": 0.25}]})) == 1
+
+
+def test_the_comparison_sees_batches_that_differ_or_are_missing():
+    lines = [
+        {"phase": "train", "epoch": 0, "batch": batch, "loss": batch, "lr": [], "ids": [batch]}
+        for batch in range(4)
+    ]
+    assert differing_records({0: [lines]}, {0: [lines[:3], lines[2:]]}) == []  # 2 is replayed
+    assert len(differing_records({0: [lines]}, {0: [lines[:2], lines[3:]]})) == 1
+    replayed = [{**lines[2], "ids": [7]}, lines[3]]
+    assert len(differing_records({0: [lines]}, {0: [lines[:3], replayed]})) == 1
+    assert len(differing_records({0: [lines], 1: [lines]}, {0: [lines]})) == 4
+
+
+def test_the_data_is_of_a_size_that_no_batch_divides(tmp_path):
+    root = write_data("quickstart", tmp_path)
+    assert len(list(Path(root, "train").rglob("*.png"))) == 220

@@ -1,0 +1,45 @@
+"""What all processes of a run must know at the same step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Agreement:
+    """The largest of each number over all processes, read by all of them at the same step.
+
+    To read a CUDA tensor is to wait for all that was queued before it. There `exchange` returns what
+    the call before has exchanged, which the device is long past, and zeros at first; elsewhere it
+    returns what it has just exchanged.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def exchange(self, numbers: Tensor, wait: bool = False) -> list[float]:
+        """The maximum of each of `numbers` ``[n]``, on the device of the run; every process calls.
+
+        With `wait` it is what has just been exchanged, on CUDA as well.
+        """
+        numbers = numbers.float()
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+        if wait or numbers.device.type != "cuda":
+            return numbers.tolist()
+        before = self.settle()
+        host = torch.empty(numbers.shape, pin_memory=True)
+        host.copy_(numbers, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(numbers.device))
+        self._under_way = host, event
+        return before or [0.0] * len(numbers)
+
+    def settle(self) -> list[float]:
+        """What is under way, waited for; an empty list if nothing is."""
+        if self._under_way is None:
+            return []
+        host, event = self._under_way
+        self._under_way = None
+        event.synchronize()
+        return host.tolist()

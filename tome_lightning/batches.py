@@ -1,0 +1,106 @@
+"""How many samples an optimizer step has, on however many processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from tome_lightning.progress import Progress
+
+
+class BatchError(ValueError):
+    """Batches that do not go together: one line, what, got, why and the way out."""
+
+
+def effective_batch(trainer: Trainer) -> int:
+    """Samples per optimizer step: batch x repeats x accumulation x processes; 0 if not known."""
+    data = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "batch_size"):
+        return 0
+    per_process = data.batch_size * getattr(data, "repeat_aug", 1)
+    return int(per_process * trainer.accumulate_grad_batches * trainer.world_size)
+
+
+def factors(trainer: Trainer) -> str:
+    """What the effective batch is the product of, in words."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    words = [
+        f"{data.batch_size} a process",
+        *([f"{data.repeat_aug} repeats"] if hasattr(data, "repeat_aug") else []),
+        f"{trainer.world_size} processes",
+        f"{trainer.accumulate_grad_batches} accumulated",
+    ]
+    return " x ".join(words)
+
+
+def accumulate_to(trainer: Trainer, wanted: int | None) -> None:
+    """Accumulate so many batches that an optimizer step has `wanted` samples.
+
+    Raises:
+        BatchError: It is not known how many are wanted, or no number of batches makes them.
+    """
+    if wanted is None:
+        raise BatchError(
+            "--keep_effective_batch has to know which: give model.effective_batch, the samples in an "
+            "optimizer step that the learning rate was found for."
+        )
+    trainer.accumulate_grad_batches = 1
+    one = effective_batch(trainer)
+    if not one or wanted % one:
+        raise BatchError(
+            f"--keep_effective_batch: the {wanted} samples of a step (model.effective_batch) are no "
+            f"multiple of {one} = {factors(trainer).removesuffix(' x 1 accumulated')}. Change "
+            "data.batch_size so that they are."
+        )
+    trainer.accumulate_grad_batches = wanted // one
+
+
+def this_run(trainer: Trainer, epoch_batches: int) -> Progress:
+    """The batches of this run, before the first of them.
+
+    Args:
+        trainer: With its datamodule set up.
+        epoch_batches: Batches in an epoch where the datamodule cannot tell.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if hasattr(data, "train_batches"):
+        epoch_batches = data.train_batches(trainer.world_size)
+        limit: Any = trainer.limit_train_batches  # type: ignore[attr-defined]
+        whole = isinstance(limit, int)
+        epoch_batches = min(epoch_batches, limit) if whole else int(epoch_batches * limit)
+    return Progress(
+        epoch=0,
+        batches=0,
+        epoch_batches=epoch_batches,
+        accumulate=trainer.accumulate_grad_batches,
+        steps=0,
+        batch=getattr(data, "batch_size", 0) * trainer.world_size,
+        processes=trainer.world_size,
+        effective=effective_batch(trainer),
+    )
+
+
+def continued(trainer: Trainer, saved: Progress) -> Progress:
+    """Where the run that `saved` is of stands in terms of this run's batches.
+
+    Raises:
+        BatchError: An optimizer step has another number of samples now.
+    """
+    now = this_run(trainer, saved.epoch_batches)
+    if saved.effective and now.effective and saved.effective != now.effective:
+        raise BatchError(
+            f"The checkpoint was trained with an effective batch of {saved.effective}, this run has "
+            f"{now.effective} = {factors(trainer)}: its steps and learning rates would not go on from "
+            "there. Use --keep_effective_batch, or batches and devices as before, or start anew from "
+            "its weights with --init_from."
+        )
+    then = (saved.processes, saved.batch, saved.epoch_batches)
+    if then != (now.processes, now.batch, now.epoch_batches):
+        rank_zero_warn(
+            f"the run goes on with {now.processes} processes, {now.batch} samples in a batch over all of "
+            f"them and {now.epoch_batches} batches an epoch; it had {saved.processes}, {saved.batch} and "
+            f"{saved.epoch_batches}. It will not repeat the uninterrupted one bit for bit."
+        )
+    return saved.moved_to(now)

@@ -1,0 +1,96 @@
+"""One process's trouble ends all of them, soon, and is told once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+PATIENCE = 20.0  # seconds that processes have to end by themselves
+LOST = re.compile(
+    r"connection (was )?(closed|reset|refused|broken)|closed by peer|reset by peer|broken pipe"
+    r"|socket (timeout|closed|error)|timed out waiting|remote process exited|peer .*(gone|closed)"
+    r"|NCCL (communicator|error)|recvValue failed|failed to (recv|send)",
+    re.IGNORECASE,
+)
+
+
+def rank() -> int:
+    """The number of this process, 0 the first, before any strategy is set up."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def started_by_first() -> bool:
+    """Whether the first process has started this one, and neither torchrun nor SLURM nor a user did.
+
+    The first one is killed within seconds once such a process ends with anything but 0.
+    """
+    elsewhere = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID", "RANK"))
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not elsewhere
+
+
+def lost_peer(error: BaseException | None) -> bool:
+    """Whether an error says no more than that another process is gone."""
+    while error is not None:
+        if isinstance(error, torch.distributed.DistError):
+            return True
+        if isinstance(error, (RuntimeError, ConnectionError)) and LOST.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+class Peers(Callback):
+    """Leaves no process behind when another one ends.
+
+    Lightning ends the first process when one that it has started fails. This is the other half: the
+    started ones end with the first, also when that was killed.
+    """
+
+    def __init__(self) -> None:
+        self._watched = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if started_by_first() and not self._watched:
+            self._watched = True
+            watch = threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True)
+            watch.start()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        started: list[Any] = getattr(getattr(trainer.strategy, "launcher", None), "procs", [])
+        if not started:
+            return
+        if not isinstance(exception, KeyboardInterrupt):
+            end = threading.Thread(target=_end_all, args=(started,), daemon=True)
+            end.start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    print(
+        f"error: process {rank()} stops: the first process of the run is gone", file=sys.stderr, flush=True
+    )
+    os._exit(1)  # the main thread may be waiting in a collective that no signal ends
+
+
+def _end_all(processes: list[subprocess.Popen[Any]]) -> None:
+    until = time.monotonic() + PATIENCE
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+        if process.poll() is None:
+            process.kill()

@@ -1,0 +1,156 @@
+"""Where a run stands, and how Lightning is told to go on from there.
+
+Lightning saves the counters of its loops as they are in whatever hook a checkpoint is written from, and
+guesses on resuming which hook that was. Saved after the last batch of an epoch it skips the validation
+that was due, saved within an accumulation group it loses the group's gradients, and its loader goes on
+after the last batch handed out, not after the last one trained on. So a checkpoint of ours also says in
+plain numbers where the run stands, and loading it sets the counters to one of two states that Lightning
+continues correctly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What of a run is done, always to the end of an optimizer step.
+
+    Attributes:
+        epoch: The epoch that `batches` counts in, 0 the first.
+        batches: Batches each process has trained on in it, 1 to `epoch_batches`.
+        epoch_batches: Batches in an epoch on each process.
+        accumulate: Batches in an optimizer step.
+        steps: Optimizer steps since the start.
+        batch: Samples (not views of them) in a batch over all processes; 0 if that is not known.
+        processes: Training processes.
+        effective: Samples, views of the same one counted, in an optimizer step; 0 if not known.
+        validation_due: Whether a validation is to come before the next batch.
+    """
+
+    epoch: int
+    batches: int
+    epoch_batches: int
+    accumulate: int
+    steps: int
+    batch: int
+    processes: int
+    effective: int
+    validation_due: bool = False
+
+    def as_dict(self) -> dict[str, int | bool]:
+        """Plain builtins, for a checkpoint."""
+        return asdict(self)
+
+    @property
+    def order(self) -> tuple[int, int, bool]:
+        """Sorts states of one run by how far it had come."""
+        return self.steps, self.epoch, not self.validation_due
+
+    def moved_to(self, now: Progress) -> Progress:
+        """The same state of a run whose batches are of another size or spread over other processes.
+
+        Args:
+            now: What batches, accumulation and processes are; the rest is not looked at.
+        """
+        if now.batch == self.batch and now.epoch_batches == self.epoch_batches:
+            return replace(now, **_position(self))
+        if self.batches == self.epoch_batches:
+            batches = now.epoch_batches
+        else:
+            batches = self.batches * self.batch // max(1, now.batch)
+            batches = min(batches, now.epoch_batches - 1)
+            batches = max(batches - batches % now.accumulate, now.accumulate)
+        return replace(now, **_position(self) | {"batches": batches})
+
+
+def _position(progress: Progress) -> dict[str, Any]:
+    names = ("epoch", "batches", "steps", "validation_due")
+    return {name: getattr(progress, name) for name in names}
+
+
+def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
+    """Where a running fit stands; None before its first optimizer step.
+
+    Batches of an accumulation group that is not complete do not count: their gradients are in no
+    checkpoint, so a resumed run takes them again.
+
+    Args:
+        trainer: In any hook of fit.
+        run: Its batches, from which what does not change is taken.
+    """
+    fit: Any = trainer.fit_loop
+    loop, total = fit.epoch_loop, int(trainer.num_training_batches)
+    if not trainer.global_step:
+        return None
+    epoch = fit.epoch_progress.current.started - 1
+    batches, due = loop.batch_progress.current.processed, _validation_due(trainer)
+    if batches < total:
+        batches -= batches % trainer.accumulate_grad_batches
+    if not batches:  # nothing of this epoch: the one before is complete
+        epoch, batches, due = epoch - 1, total, False
+    return replace(
+        run,
+        epoch=epoch,
+        batches=batches,
+        epoch_batches=total,
+        steps=trainer.global_step,
+        validation_due=due,
+    )
+
+
+def _validation_due(trainer: Trainer) -> bool:
+    fit: Any = trainer.fit_loop
+    loop = fit.epoch_loop
+    if trainer.validating:
+        seen = loop.val_loop.batch_progress
+        return not (seen.is_last_batch and seen.current.completed == seen.current.ready)
+    if loop.batch_progress.current.completed == loop.batch_progress.current.processed:
+        return False  # not in on_train_batch_end: what was due is done
+    return bool(trainer.enable_validation and loop._should_check_val_fx(fit._data_fetcher))
+
+
+def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
+    """Make the saved state of Lightning's fit loop say what `progress` says.
+
+    Between batches it looks as if saved in `on_train_batch_end`, which counts the batch as processed but
+    not as completed (after an epoch's last batch Lightning goes on with the next epoch). With a
+    validation due it looks as if saved in the middle of one, which Lightning begins anew.
+
+    Args:
+        fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
+        progress: Of this run's batches, see `Progress.moved_to`.
+    """
+    epoch, batches = progress.epoch, progress.batches
+    before = epoch * progress.epoch_batches
+    last, due = batches == progress.epoch_batches, progress.validation_due
+    over = int(last and not due)  # the next epoch has as good as begun; no hook counts it later
+
+    fit_loop["epoch_progress"] = {
+        "total": _counts(epoch + 1, epoch),
+        "current": _counts(epoch + 1 + over, epoch),
+    }
+    open_batch = 0 if due else 1
+    fit_loop["epoch_loop.batch_progress"] = {
+        "total": _counts(before + batches, before + batches, open_batch),
+        "current": _counts(batches, batches, open_batch),
+        "is_last_batch": last,
+    }
+    fit_loop["epoch_loop.val_loop.batch_progress"] = {
+        "total": _counts(int(due), 0),
+        "current": _counts(int(due), 0),
+        "is_last_batch": False,
+    }
+    # Lightning adds one on resuming, or after the validation.
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = progress.steps - 1
+    position = {"epoch": epoch + over, "batches": 0 if over else batches}
+    fit_loop["state_dict"]["combined_loader"] = [position]
+
+
+def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:
+    completed = processed - open_
+    return {"ready": begun, "started": begun, "processed": processed, "completed": completed}

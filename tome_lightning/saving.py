@@ -1,0 +1,159 @@
+"""``last.ckpt``: a run can be stopped or killed at any moment and go on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from tome_lightning.agreement import Agreement
+from tome_lightning.signals import RunStopped, StopSignals
+
+LAST = "last.ckpt"
+
+
+class SavingError(ValueError):
+    """Options of saving that cannot be meant, or a last checkpoint that could not be written."""
+
+
+class SaveLast(Callback):
+    """Keeps ``last.ckpt`` and stops a run that is asked to.
+
+    It is written every so many steps and minutes, before each validation (which may be long), at the
+    end of an epoch and of the run; and on SIGTERM, SIGUSR1 (with which SLURM can announce the end of a
+    job) or the first Ctrl-C, whereupon the run stops. Always at the end of an optimizer step, so that
+    nothing of an accumulation group is lost, and on all processes at the same one.
+
+    Args:
+        every_n_steps: Optimizer steps between two files; null for none of these.
+        every_n_minutes: Minutes between two files; null for none of these.
+        folder: Where ``last.ckpt`` is written; by default ``checkpoints`` in the trainer's
+            ``default_root_dir``, as the command line has it.
+
+    Attributes:
+        saves: Whether files are written at all; a run can be asked to stop either way.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 30.0,
+        folder: str | None = None,
+    ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and not value > 0:
+                raise SavingError(f"save.{name} must be above 0, or null for never, got {value}.")
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.folder = None if folder is None else Path(folder)
+        self.saves = True
+        self.signals = StopSignals()
+        self._agreement = Agreement()
+        self._saved_at, self._saved_step = time.monotonic(), 0
+
+    def path(self, trainer: Trainer) -> Path:
+        """Where ``last.ckpt`` is."""
+        folder = self.folder or Path(trainer.default_root_dir, "checkpoints")
+        return folder / LAST
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.saves &= not getattr(trainer, "fast_dev_run", False)
+        if stage == "fit":  # each process knows its own run directory; the first one's counts
+            self.folder = Path(trainer.strategy.broadcast(str(self.path(trainer).parent)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        launcher = getattr(trainer.strategy, "launcher", None)
+        self.signals.install(getattr(launcher, "kill", None))
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop._should_accumulate():
+            return
+        stop, late = self._agreed(pl_module.device)
+        steps = self.every_n_steps
+        due = late or (steps is not None and trainer.global_step - self._saved_step >= steps)
+        if stop or due or self._validation_due(trainer):
+            self._save(trainer)
+        if stop:
+            raise self._stopped(trainer, stop)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # What there is to save was saved before validation. Processes need not agree: one that is gone
+        # ends the others as well.
+        if self.signals.received and trainer.state.fn == "fit":
+            raise self._stopped(trainer, self.signals.received)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in on_train_end: there weight averaging has put its averages in place of the live weights.
+        over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step and (over or trainer.global_step != self._saved_step):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """A single process whose data failed between two steps can still save the steps it took."""
+        self.signals.restore()
+        if trainer.world_size > 1 or not trainer.training or isinstance(exception, RunStopped):
+            return
+        loop: Any = trainer.fit_loop.epoch_loop
+        seen = loop.batch_progress.current
+        if self.saves and trainer.global_step > self._saved_step and seen.completed == seen.ready:
+            self._save(trainer)
+            rank_zero_info(f"Saved step {trainer.global_step}: go on with --resume {self.path(trainer)}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.signals.restore()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        failures = getattr(trainer.strategy.checkpoint_io, "failures", {})
+        for path, reason in failures.items():
+            raise SavingError(
+                f"training is done, but {path} could not be written: {reason}. What was written before "
+                "is as it was; make room and go on from it with --resume, which repeats what is lost."
+            )
+
+    def _agreed(self, device: torch.device) -> list[int]:
+        """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        numbers = torch.tensor([self.signals.received, late], dtype=torch.float32)
+        return [int(n) for n in self._agreement.exchange(numbers.to(device, non_blocking=True))]
+
+    def _validation_due(self, trainer: Trainer) -> bool:
+        fit: Any = trainer.fit_loop
+        return bool(trainer.enable_validation and fit.epoch_loop._should_check_val_fx(fit._data_fetcher))
+
+    def _save(self, trainer: Trainer) -> None:
+        if not self.saves:
+            return
+        trainer.save_checkpoint(self.path(trainer), False)  # with optimizer and all
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _stopped(self, trainer: Trainer, signum: int) -> RunStopped:
+        stopped = RunStopped(signum)
+        where = f"{str(stopped)[:1].upper()}{str(stopped)[1:]} at step {trainer.global_step}"
+        path = self.path(trainer)
+        if not trainer.global_step or not self.saves:
+            rank_zero_info(f"{where}: there is nothing to save")
+        elif path in getattr(trainer.strategy.checkpoint_io, "failures", {}):
+            rank_zero_info(f"{where}, which could not be saved")
+        else:
+            rank_zero_info(f"{where}. Saved {path}: go on with fit --resume {path.parent.parent}")
+        return stopped

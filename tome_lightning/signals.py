@@ -1,0 +1,74 @@
+"""Signals that ask a run to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class RunStopped(Exception):
+    """A run was asked to stop and has done so, with everything saved that there was to save.
+
+    Attributes:
+        signum: The signal that asked.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """As shells have it: 128 + signal."""
+        return 128 + self.signum
+
+
+class StopSignals:
+    """Remembers SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them, until `restore`.
+
+    A second one has its usual effect.
+
+    Attributes:
+        received: Number of the signal that came, 0 if none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._usual: dict[int, Any] = {}
+        self._forward: Callable[[int], None] | None = None
+
+    def install(self, forward: Callable[[int], None] | None = None) -> None:
+        """Take the signals over; `forward` passes one on to the processes this one has started."""
+        self._forward = forward
+        if threading.current_thread() is not threading.main_thread() or self._usual:
+            return  # a notebook's thread has no signals of its own
+        owner = os.getpid()
+
+        def remember(signum: int, frame: Any) -> None:
+            if os.getpid() != owner:  # a forked child that has not set its own handlers yet
+                return
+            if self.received:
+                self.restore()
+                signal.raise_signal(signum)
+                return
+            self.received = signum
+            if self._forward is not None and signum != signal.SIGINT:  # a terminal tells all by itself
+                self._forward(signum)
+
+        for signum in STOPPING:
+            usual = signal.getsignal(signum)
+            if usual is not signal.SIG_IGN or signum != signal.SIGINT:  # ignored in background jobs
+                self._usual[signum] = signal.signal(signum, remember)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for signum, usual in self._usual.items():
+            with contextlib.suppress(TypeError, ValueError):  # a handler that was not Python's
+                signal.signal(signum, usual)
+        self._usual = {}
