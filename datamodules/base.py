@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
-from datamodules.loader import EpochSampler, Loader, flatten_repeats
+from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
 from datamodules.samples import Samples
 
 __all__ = ["DataError", "LabelledData"]
@@ -275,6 +275,7 @@ class LabelledData(LightningDataModule, ABC):
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             drop_last=train,
             collate_fn=flatten_repeats if train and hasattr(self, "repeat_aug") else None,
+            worker_init_fn=outlive_signals,
             prefetch_factor=self.prefetch_factor if workers else None,
             persistent_workers=self.persistent_workers and workers > 0,
         )

@@ -1,6 +1,7 @@
 """The loader: equal steps on every rank, an order that depends on (seed, epoch), exact resume."""
 
 import re
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +64,22 @@ def flatten_repeats(samples: list[tuple[Tensor, int | Tensor, int]]) -> list[Ten
     """
     x, y, ids = default_collate(samples)
     return [x.transpose(0, 1).flatten(0, 1), y.repeat(x.shape[1]), ids.repeat(x.shape[1])]
+
+
+def outlive_signals(worker: int) -> None:
+    """Leave it to the training process what SIGTERM, SIGUSR1 and Ctrl-C mean: for `worker_init_fn`.
+
+    A terminal and SLURM send them to all processes of a job. A worker that ends of one takes the
+    training process with it before that has saved. A second SIGTERM ends the worker as usual: with that
+    a `DataLoader` ends those that hang.
+    """
+
+    def once(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, once)
+    for signum in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class Loader(DataLoader[Any]):

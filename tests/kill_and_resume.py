@@ -51,8 +51,9 @@ OPTIONS = {
 EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
 UNTIMED = ("train/loss", "val/", "tome/r", "tome/tokens_out", "lr")  # of what TensorBoard has
 CUTS = {  # cut points that random kills miss: what RECORDER_KILL says
-    "before the first checkpoint": "train:1",
-    "inside an accumulation group": "train:7",
+    "before the first step": "train:1",
+    "inside an accumulation group": "saved:7",
+    "right after a checkpoint": "saved:5",
     "after the last batch of an epoch": "last:1",
     "during validation": "val:2",
     "during a checkpoint's write": "write:3",

@@ -4,9 +4,9 @@ The tests that start ``python -m tome_lightning`` as a process add it with ``--t
 trouble is told in environment variables, so that the options of a run stay the same:
 
 - ``RECORDER_KILL``: ``PLACE:N`` kills this process with SIGKILL at the Nth time (from 1 on) it comes to
-  ``train`` (end of a training batch), ``val`` (end of a validation batch), ``last`` (end of an epoch's last
-  training batch), ``write`` (half of a checkpoint is written) or ``rename`` (a checkpoint is about to get
-  its name).
+  ``train`` (end of a training batch, before other callbacks), ``saved`` (the same, after them), ``last`` (the
+  same of an epoch's last batch), ``val`` (end of a validation batch), ``write`` (half of a checkpoint is
+  written) or ``rename`` (a checkpoint is about to get its name).
 - ``RECORDER_POISON``: ``RANK:EPOCH:BATCH`` multiplies that training batch with infinity.
 """
 
@@ -18,6 +18,7 @@ import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,9 @@ class Recorder(Callback):
         self._poison = os.environ.get(POISON, "")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Last of all, so that a kill comes after what the other callbacks do. A new list: Lightning
-        # walks through the old one at this moment.
-        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
+        # This callback comes first and sees the batch that the others stop at; those kills that are
+        # to find the others' work done come last. A new list: Lightning walks through the old one now.
+        trainer.callbacks = [*trainer.callbacks, _Last(self._at)]  # type: ignore[attr-defined]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / f"rank{trainer.global_rank}.{os.getpid()}.jsonl"
         if self._kill[0] == "write":
@@ -75,8 +75,6 @@ class Recorder(Callback):
             loss=None if loss is None else float(loss).hex(), lr=self._rates,
             r=pl_module.model.r, ids=batch[2].tolist(),
         )  # fmt: skip
-        if batch_idx == trainer.num_training_batches - 1:
-            self._at("last")
 
     def on_validation_batch_end(
         self,
@@ -143,6 +141,20 @@ class Recorder(Callback):
             rename(source, target, *args, **kwargs)
 
         return before
+
+
+class _Last(Callback):
+    """Comes after all other callbacks."""
+
+    def __init__(self, at: Callable[[str], None]) -> None:
+        self.at = at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.at("saved")
+        if batch_idx == trainer.num_training_batches - 1:
+            self.at("last")
 
 
 def _logged(trainer: Trainer, prefix: str) -> dict[str, Any]:

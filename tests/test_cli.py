@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from PIL import Image as PILImage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.models.vision_transformer import VisionTransformer
+from torch.utils.tensorboard import SummaryWriter
 
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
@@ -162,8 +164,6 @@ def test_a_run_resumes_from_its_checkpoint(run, trained):
 
 
 def test_a_resumed_run_may_go_on_in_its_own_directory(run, trained):
-    import shutil
-
     shutil.copytree(trained, "mine")
     code, _, err = run(
         "fit", "--ckpt_path", "mine/checkpoints/last.ckpt", *TINY, "--trainer.max_steps=3",
@@ -172,6 +172,71 @@ def test_a_resumed_run_may_go_on_in_its_own_directory(run, trained):
     assert code == 0, err
     assert Path("mine/config.resume-1.yaml").is_file()
     assert (Path("mine/config.yaml")).read_text() == (trained / "config.yaml").read_text()
+
+
+def test_resume_auto_goes_on_in_the_runs_own_directory(run, trained):
+    shutil.copytree(trained, "runs/quickstart/0")
+    words = ["fit", "--recipe", "quickstart", *TINY, "--trainer.max_steps=4"]
+    code, _, err = run(*words, "--resume", "auto")
+    assert code == 0, err
+    own = Path("runs/quickstart/0")
+    assert sorted(path.name for path in own.glob("*.yaml")) == [
+        "config.resume-1.yaml", "config.yaml", "hparams.yaml",
+    ]  # fmt: skip
+    assert (own / "environment.resume-1.json").is_file()
+    assert torch.load(own / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    assert not Path("runs/quickstart/1").exists()
+    events = EventAccumulator(str(own)).Reload().Scalars("train/loss")
+    assert [event.step for event in events] == [0, 1, 2, 3]  # each once, as if never interrupted
+
+
+def test_what_a_killed_run_logged_after_its_checkpoint_is_logged_once(run, trained):
+    shutil.copytree(trained, "own")
+    writer = SummaryWriter("own")
+    writer.add_scalar("train/loss", 99.0, 2)
+    writer.close()
+    words = ["fit", *TINY, "--trainer.max_steps=3"]
+    assert run(*words, "--resume", "own")[0] == 0
+    events = EventAccumulator("own").Reload().Scalars("train/loss")
+    assert [event.step for event in events] == [0, 1, 2]
+    assert events[-1].value < 90
+
+
+def test_resume_auto_starts_a_run_where_there_is_none(run):
+    words = ["fit", "--recipe", "quickstart", *TINY, "--trainer.max_steps=1", "--resume", "auto"]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "finds no checkpoint to go on from" in out
+    assert Path("runs/quickstart/0/checkpoints/last.ckpt").is_file()
+
+
+def test_an_older_checkpoint_goes_on_in_a_directory_of_its_own(run, trained):
+    shutil.copytree(trained, "runs/quickstart/0")
+    last = Path("runs/quickstart/0/checkpoints/last.ckpt")
+    shutil.copy(last, last.with_name("older.ckpt"))
+    saved = torch.load(last, weights_only=True)
+    saved["tome_lightning"]["progress"]["steps"] += 1
+    torch.save(saved, last)
+    before = last.read_bytes()
+    code, out, err = run(
+        "fit", "--resume", last.with_name("older.ckpt"), *TINY, "--trainer.max_steps=3"
+    )
+    assert code == 0, err
+    assert "not the newest of its run" in out
+    assert Path("runs/quickstart/1/checkpoints/last.ckpt").is_file()
+    assert last.read_bytes() == before
+
+
+def test_other_hardware_keeps_the_recipes_batch(run, images):
+    words = ["fit", "--recipe", "imagenet_vitb", "--data.root", str(images), *TINY, "--model.r=2"]
+    words += ["--model.checkpoint=null", "--data.batch_size=2", "--model.effective_batch=8"]
+    words += ["--model.task.num_classes=2"]
+    code, _, err = run(*words)
+    assert code == 0, err
+    assert "effective batch 2 = 2 a process x 1 processes x 1 accumulated; the recipe's is 8" in err
+    code, _, err = run(*words, "--keep-effective-batch", "--run_dir", "kept")
+    assert code == 0, err
+    assert "effective batch 8 = 2 a process x 1 processes x 4 accumulated, as in the recipe" in err
 
 
 def test_the_checkpoint_alone_rebuilds_the_model_and_exports_to_stock_timm(trained):

@@ -28,7 +28,7 @@ EPOCHS, BATCHES, BATCH = 3, 5, 4
 class Noise(LabelledData):
     """Pictures of noise that each epoch draws anew."""
 
-    class_names = ["a", "b", "c"]
+    class_names = ["a", "b", "c"]  # noqa: RUF012
     sample_shape = (3, 16, 16)
 
     def __init__(self, batch_size: int = BATCH, num_workers: int = 0) -> None:
@@ -135,7 +135,13 @@ class Session:
         module = FineTune(
             Image(size=16, patch=4),
             SingleLabel(3, mixup=0.8, cutmix=1.0, smoothing=0.1),
-            vit={"embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path_rate": 0.3, "drop_rate": 0.2},
+            vit={
+                "embed_dim": 16,
+                "depth": 2,
+                "num_heads": 2,
+                "drop_path_rate": 0.3,
+                "drop_rate": 0.2,
+            },
             base_lr=0.05,
             warmup_epochs=1,
             head_init_std=0.1,
@@ -239,7 +245,13 @@ def test_a_run_may_be_cut_off_again_and_again(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"accumulate_grad_batches": 2, "ema": True}
     reference = Session(tmp_path / "whole", **settings)
     sessions = [Session(tmp_path / "cut", cut=("batches", 3), **settings)]
-    for cut in (("batches", 2), ("validation", 0), ("batches", 3), ("validation", 1), ("epochs", 2)):
+    for cut in (
+        ("batches", 2),
+        ("validation", 0),
+        ("batches", 3),
+        ("validation", 1),
+        ("epochs", 2),
+    ):
         last = str(sessions[-1].last)
         sessions.append(Session(tmp_path / "cut", cut=cut, ckpt=last, **settings))
         assert sessions[-1].killed

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ def job(tmp_path) -> Job:
     """A long run of two processes, with loader processes."""
     data = write_data("quickstart", tmp_path)
     folder = tmp_path / "job"
-    return Job("quickstart", data, folder, devices=2, workers=1, extra=("--trainer.max_epochs=500",))
+    return Job(
+        "quickstart", data, folder, devices=2, workers=1, extra=("--trainer.max_epochs=500",)
+    )
 
 
 def still_alive(pids: list[int]) -> list[int]:
@@ -52,14 +55,15 @@ def test_the_death_of_one_process_ends_the_other_with_the_cause(job, rank):
             wait_until_gone(pids[1], session)
         assert still_alive(pids) == []
         log = session.log()
-    told = [line for line in log.splitlines() if "process" in line and "error" in line.lower()]
+    # of Lightning's watcher, or of the process that lost the other one
+    told = [
+        line for line in log.splitlines() if "terminated with code" in line or "is gone" in line
+    ]
     assert len(told) == 1, log
-    assert "Traceback" not in log, log
+    assert "cli.py" not in log, log  # no traceback of ours
 
 
 def wait_until_gone(pid: int, session: Session) -> None:
-    import time
-
     deadline = time.monotonic() + BOUND
     while still_alive([pid]):
         assert time.monotonic() < deadline, f"still running after {BOUND} s\n{session.log()}"
@@ -83,9 +87,8 @@ def test_unreadable_files_end_all_processes_with_one_message(job):
     for image in images[::3]:
         image.write_text("no image")
     with job.session() as session:
-        assert session.wait(BOUND + 60) == 2, session.log()
-        assert len(causes(session)) == 1, session.log()
-        assert "cannot be read" in causes(session)[0]
+        assert session.wait(BOUND + 60) in (1, 2), session.log()  # whose data it was comes first
+        assert sum("cannot be read" in cause for cause in causes(session)) == 1, session.log()
         assert "Traceback" not in session.log()
 
 
@@ -96,14 +99,16 @@ def test_a_loss_that_is_no_number_on_one_process_stops_all(job):
         cause = causes(session)[0]
         assert "Traceback" not in session.log()
         ranks = session.records()
-    ids = ranks[1][4]["ids"]
-    assert len(ranks[1]) - len(ranks[0]) in (0, -1, 1)
+    seen = {i for line in ranks[1] if line["phase"] == "train" for i in line["ids"]}
+    for lines in ranks.values():
+        assert [line["batch"] for line in lines if line["phase"] == "train"] == [0, 1, 2, 3, 4]
     report = json.loads((job.run_dir / "non_finite.json").read_text())
     for part in ("optimizer step 5", "r=", "learning rate", "process 1", "--resume"):
         assert part in cause
     (batch,) = report["batches"]
     assert batch["process"] == 1
-    assert len(batch["ids"]) == len(ids) == 8
+    assert len(batch["ids"]) == 8
+    assert seen.isdisjoint(batch["ids"])
     assert str(batch["ids"][0]) in cause
     assert report["step"] == 5
 

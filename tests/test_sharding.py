@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
@@ -80,6 +81,7 @@ def assert_same(actual: dict[str, Any], expected: dict[str, Any], **tolerance: f
     assert a["param_groups"] == b["param_groups"]
 
 
+CONFIG = Namespace(class_path="tome_lightning.sharding.FSDP2Strategy")  # as the parser has it
 EXACT = {"rtol": 0.0, "atol": 0.0}
 # The norm that gradients are clipped by is summed up share by share: a rounding apart.
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
@@ -231,7 +233,10 @@ def test_an_unsharded_model_copies_and_pickles():
         assert torch.equal(twin.eval()(x), model.eval()(x))
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "fsdp_cpu_offload", FSDPStrategy()])
+@pytest.mark.parametrize(
+    "strategy",
+    ["fsdp", "fsdp_cpu_offload", FSDPStrategy(), Namespace(class_path="lightning.FSDPStrategy")],
+)
 def test_fsdp1_is_refused_in_one_line(strategy: Any):
     with pytest.raises(
         ShardingError, match=r"FSDP1.*layer-wise.*--trainer\.strategy fsdp2"
@@ -240,9 +245,10 @@ def test_fsdp1_is_refused_in_one_line(strategy: Any):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp2_sharded", FSDP2Strategy()])
+@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp2_sharded", FSDP2Strategy(), CONFIG])
 def test_what_cannot_be_sharded_is_refused(strategy: Any):
-    check_strategy(strategy, "cpu", "bf16-mixed", [])
+    for precision in (None, 32, "32-true", "bf16", "bf16-mixed"):
+        check_strategy(strategy, "cpu", precision, [])
     with pytest.raises(ShardingError, match=r"16-mixed.*bf16-mixed"):
         check_strategy(strategy, "gpu", "16-mixed")
     with pytest.raises(ShardingError, match=r"EMAWeightAveraging.*--trainer\.strategy ddp"):

@@ -172,7 +172,10 @@ def test_a_published_file_that_somebody_changed_is_not_run(stranger, trained, ca
 def test_timm_is_given_no_file_to_load(stranger, trained, capfd):
     write_evil(Path("evil.pth"), "zip", stranger / "owned", trained)
     words = ["fit", "--recipe=quickstart", "--data.root=digits", "--model.vit={}"]
-    words += ["--model.input.timm_model=vit_tiny_patch16_224", "--model.vit.checkpoint_path=evil.pth"]
+    words += [
+        "--model.input.timm_model=vit_tiny_patch16_224",
+        "--model.vit.checkpoint_path=evil.pth",
+    ]
     refused(words, capfd)
     assert not Path("owned").exists()
 

@@ -77,7 +77,9 @@ def read_arguments(argv: list[str], verb: str = "fit") -> Arguments:
                 ckpt_path = _existing(Path(value))
                 out += ["--ckpt_path", str(ckpt_path)]
         elif name == "--resume":
-            resume = value if given else _next(words, "--resume needs auto, a run directory or a file")
+            resume = (
+                value if given else _next(words, "--resume needs auto, a run directory or a file")
+            )
         elif name == "--init_from":
             value = value if given else _next(words, "--init_from needs a name or a file")
             out.append(f"--model.checkpoint={value}")
@@ -104,10 +106,10 @@ def _check_starts(verb: str, given: list[str]) -> None:
     ways = [name for name in ("--resume", "--ckpt_path", "--init_from") if name in given]
     if len(ways) > 1 and verb == "fit":
         raise UsageError(
-            f"{ways[0]} and {ways[1]} exclude each other: --resume (or --ckpt_path) goes on with a run, its "
-            "optimizer and its data where they stopped; --init_from starts a new run from weights. For a "
-            "job that is to start from weights and resume itself, give --model.checkpoint and --resume "
-            "auto."
+            f"{ways[0]} and {ways[1]} exclude each other: --resume (or --ckpt_path) goes on with a run, "
+            "its optimizer and its data where they stopped; --init_from starts a new run from weights. "
+            "For a job that is to start from weights and resume itself, give --model.checkpoint and "
+            "--resume auto."
         )
 
 

@@ -16,7 +16,7 @@ class BatchError(ValueError):
 
 def effective_batch(trainer: Trainer) -> int:
     """Samples per optimizer step: batch x repeats x accumulation x processes; 0 if not known."""
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "batch_size"):
         return 0
     per_process = data.batch_size * getattr(data, "repeat_aug", 1)
@@ -64,10 +64,10 @@ def this_run(trainer: Trainer, epoch_batches: int) -> Progress:
         trainer: With its datamodule set up.
         epoch_batches: Batches in an epoch where the datamodule cannot tell.
     """
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "train_batches"):
         epoch_batches = data.train_batches(trainer.world_size)
-        limit: Any = trainer.limit_train_batches  # type: ignore[attr-defined]
+        limit: Any = trainer.limit_train_batches
         whole = isinstance(limit, int)
         epoch_batches = min(epoch_batches, limit) if whole else int(epoch_batches * limit)
     return Progress(

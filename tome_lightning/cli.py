@@ -208,7 +208,9 @@ class ToMeCLI(LightningCLI):
             return make_run_dir(given, self.recipe, resuming=self.resume is not None)
         own = run_dir_of(self.ckpt_path)
         if own is None and given is None:
-            print(f"{self.ckpt_path} is not the newest of its run: going on in a directory of its own")
+            print(
+                f"{self.ckpt_path} is not the newest of its run: going on in a directory of its own"
+            )
         return make_run_dir(given, self.recipe, resuming=True, own=own)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -482,7 +482,9 @@ class FineTune(LightningModule):
         if self.recipe_batch == batch:
             line += ", as in the recipe"
         elif self.recipe_batch is not None:
-            line += f"; the recipe's is {self.recipe_batch}, which --keep_effective_batch accumulates"
+            line += (
+                f"; the recipe's is {self.recipe_batch}, which --keep_effective_batch accumulates"
+            )
         return "\n".join([*lines, line])
 
     def _lr_factor(self, step: int, peak: float) -> float:

@@ -81,9 +81,8 @@ class Peers(Callback):
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
-    print(
-        f"error: process {rank()} stops: the first process of the run is gone", file=sys.stderr, flush=True
-    )
+    told = f"error: process {rank()} stops: the first process of the run is gone"
+    print(told, file=sys.stderr, flush=True)
     os._exit(1)  # the main thread may be waiting in a collective that no signal ends
 
 

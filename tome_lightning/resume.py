@@ -145,7 +145,7 @@ def checkpoint_config(
     others = other_versions(ours.get("versions") or {}, versions)
     if others and verb == "fit":
         rank_zero_warn(f"{path} was written by other versions, results may differ: {others}")
-    sections = ("data",)
+    sections: tuple[str, ...] = ("data",)
     if verb == "fit":
         sections = ("data", "tome", "trainer", "save", "seed_everything")
     config |= {name: ours[name] for name in sections if ours.get(name) is not None}
@@ -158,7 +158,7 @@ def checkpoint_config(
             "config.yaml will do)."
         )
     progress = saved_progress(saved)
-    return SavedConfig(config, ours.get("recipe"), progress and progress.steps)
+    return SavedConfig(config, ours.get("recipe"), progress.steps if progress else None)
 
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:

@@ -48,12 +48,16 @@ def make_run_dir(
             it cannot be written.
     """
     if not is_first_process():  # it writes nothing; RunRecord learns the real directory from rank 0
-        return Path(os.environ.get(RUN_DIR_VARIABLE) or given or own or Path("runs", recipe or "run"))
+        return Path(
+            os.environ.get(RUN_DIR_VARIABLE) or given or own or Path("runs", recipe or "run")
+        )
     try:
         if given is None and own is not None:
             path = own
         else:
-            path = _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
+            path = (
+                _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
+            )
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError("no permission to write into it")
     except OSError as error:

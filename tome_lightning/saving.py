@@ -116,7 +116,9 @@ class SaveLast(Callback):
         seen = loop.batch_progress.current
         if self.saves and trainer.global_step > self._saved_step and seen.completed == seen.ready:
             self._save(trainer)
-            rank_zero_info(f"Saved step {trainer.global_step}: go on with --resume {self.path(trainer)}")
+            rank_zero_info(
+                f"Saved step {trainer.global_step}: go on with --resume {self.path(trainer)}"
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.signals.restore()
@@ -138,7 +140,9 @@ class SaveLast(Callback):
 
     def _validation_due(self, trainer: Trainer) -> bool:
         fit: Any = trainer.fit_loop
-        return bool(trainer.enable_validation and fit.epoch_loop._should_check_val_fx(fit._data_fetcher))
+        return bool(
+            trainer.enable_validation and fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
+        )
 
     def _save(self, trainer: Trainer) -> None:
         if not self.saves:

@@ -31,7 +31,8 @@ from tome_lightning.checkpoint_io import AtomicCheckpointIO
 from tome_lightning.finetune import FineTune
 from tome_lightning.tome.model import ToMeViT
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+# Last Lightning's other words for the first ones; None is its default.
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "32", "64", "bf16", "None")
 METHODS = ("forward_state", "forward_features", "forward_head", "forward_intermediates")
 REST = "rest.ckpt"  # of a folder of shares: all that is not shared out
 
@@ -136,13 +137,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             shutil.rmtree(part, ignore_errors=True)
         self.barrier()
         leaves, tree = tree_flatten(checkpoint)
-        shares = {
-            str(i): leaf.to_local()
-            .cpu()
-            .clone()  # alone: a view would be saved with all of its padding
-            for i, leaf in enumerate(leaves)
-            if isinstance(leaf, DTensor)
-        }
+        shares = {str(i): _rows(leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, DTensor)}
         name = f"share-{self.global_rank}-of-{self.world_size}.ckpt"
         files.save_checkpoint(shares, part / name)
         if self.is_global_zero:
@@ -169,28 +164,30 @@ def check_strategy(
     """Refuse a sharded run that cannot be, before its trainer is made.
 
     Args:
-        strategy: Of the trainer: a name or an object; those that do not shard are fine.
+        strategy: Of the trainer: a name, an object, or the config (``class_path``) of one; those that
+            do not shard are fine.
         accelerator: Of the trainer.
-        precision: Of the trainer; None is not checked.
+        precision: Of the trainer.
         callbacks: Of the trainer.
 
     Raises:
         ShardingError: For FSDP1; for a precision or a callback that FSDP2 cannot be used with.
     """
-    fsdp1 = FSDPStrategy.get_registered_strategies()
-    if isinstance(strategy, FSDPStrategy) or strategy in fsdp1:
-        named = strategy if isinstance(strategy, str) else type(strategy).__name__
+    named = strategy
+    if not isinstance(strategy, str):  # an object, or a config that describes one
+        named = getattr(strategy, "class_path", type(strategy).__name__).rpartition(".")[2]
+    if named in (*FSDPStrategy.get_registered_strategies(), "FSDPStrategy"):
         raise ShardingError(
             f"trainer.strategy is {named} with accelerator {accelerator}: that is FSDP1, which runs "
             "on CUDA alone and mixes up the moments of layer-wise groups in its checkpoints. Use "
             "--trainer.strategy fsdp2, which shards on the CPU too, or ddp."
         )
-    if not isinstance(strategy, FSDP2Strategy) and strategy not in NAMES:
+    if named not in (*NAMES, "FSDP2Strategy"):
         return
-    if precision is not None and str(precision) not in PRECISIONS:
+    if str(precision) not in PRECISIONS:
         raise ShardingError(
-            f"trainer.precision is {precision}, which fsdp2 cannot scale the loss for, or does not "
-            f"know. Use one of {', '.join(PRECISIONS)}, or --trainer.strategy ddp."
+            f"trainer.precision is {precision}, which fsdp2 does not do: float16 needs a loss scale that "
+            f"shares agree on. Use one of {', '.join(PRECISIONS[:4])}, or --trainer.strategy ddp."
         )
     for callback in callbacks:
         if isinstance(callback, WeightAveraging):
@@ -255,6 +252,12 @@ def _is_moment(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0  # the step is a number
 
 
+def _rows(tensor: DTensor) -> Tensor:
+    return (
+        tensor.to_local().cpu().clone()
+    )  # saved as it is, a view takes along what it is a view of
+
+
 def header_file(path: Path) -> Path:
     """The file with a checkpoint's plain values: itself, or one in the folder that it is."""
     return path / REST if (path / REST).is_file() else path
@@ -284,15 +287,14 @@ def read_shares(folder: Path) -> dict[str, Any]:
 
 
 def _share_files(folder: Path) -> list[Path]:
-    found = {int(path.stem.split("-")[1]): path for path in folder.glob("share-*-of-*.ckpt")}
-    count = int(next(iter(found.values())).stem.split("-")[3]) if found else 0
-    if not found or sorted(found) != list(range(count)):
+    found = {path.name for path in folder.glob("share-*")}
+    expected = [f"share-{rank}-of-{len(found)}.ckpt" for rank in range(len(found))]
+    if not found or found != set(expected):
         raise ShardingError(
-            f"{folder} is no whole sharded checkpoint: of the {count or 'expected'} files "
-            f"share-I-of-N.ckpt it has {len(found)}. Name a folder that --trainer.strategy "
-            "fsdp2_sharded wrote."
+            f"{folder} is no whole sharded checkpoint: it has {', '.join(sorted(found)) or 'no shares'}, "
+            "not one share of each process. Name a folder that --trainer.strategy fsdp2_sharded wrote."
         )
-    return [found[rank] for rank in range(count)]
+    return [folder / name for name in expected]
 
 
 def _replace(folder: Path, part: Path) -> None:

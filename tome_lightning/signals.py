@@ -58,7 +58,9 @@ class StopSignals:
                 signal.raise_signal(signum)
                 return
             self.received = signum
-            if self._forward is not None and signum != signal.SIGINT:  # a terminal tells all by itself
+            if (
+                self._forward is not None and signum != signal.SIGINT
+            ):  # a terminal tells all by itself
                 self._forward(signum)
 
         for signum in STOPPING:
