@@ -133,7 +133,7 @@ class Job:
 
 @contextlib.contextmanager
 def process(command: list[str], log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own; whatever happens, none of the group is left."""
+    """A process in a group of its own; whatever happens, none that it has started is left."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # One thread: sums of several depend on who comes first.
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
@@ -147,9 +147,31 @@ def process(command: list[str], log: Path, **variables: str) -> Iterator[subproc
     try:
         yield child
     finally:
+        kill_family(child)
+
+
+def kill_family(child: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process, its group, and what it has started in other groups, as torchrun does."""
+    family = descendants(child.pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for pid in family:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+            os.kill(pid, signal.SIGKILL)
+    child.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a living process has started, and those that they have."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it is gone
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(pid, []))
+    for one in found:
+        found += children.get(one, [])
+    return found
 
 
 @dataclass
@@ -201,9 +223,7 @@ class Session:
             os.kill(self.pid(rank), signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.child.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
-        self.child.wait()
+        kill_family(self.child)
 
 
 class Cut(NamedTuple):
@@ -245,7 +265,8 @@ def kill_at_random(job: Job, kills: int, expected: Job, seed: int) -> list[Cut]:
         expected: The same, uninterrupted.
         seed: Of the moments.
     """
-    moments, cuts = random.Random(seed), []
+    moments = random.Random(seed)
+    cuts: list[Cut] = []
     (lines,) = by_rank(expected)[0]
     places = {told(line): place for place, line in enumerate(lines)}
     done = 0  # lines of an uninterrupted run before the kill
@@ -270,7 +291,7 @@ def kill_at_random(job: Job, kills: int, expected: Job, seed: int) -> list[Cut]:
 
 def kill_at_cuts(job: Job, places: Iterable[str]) -> list[Cut]:
     """Run a job that kills itself at one named cut point after the other, and then to its end."""
-    cuts = []
+    cuts: list[Cut] = []
     for place in places:
         with job.session(**{KILL: CUTS[place]}) as session:
             code = session.wait()
@@ -392,7 +413,9 @@ def summary(job: Job) -> dict[str, Any]:
 
 def scalars(job: Job) -> dict[str, list[tuple[int, float]]]:
     """Steps and values of TensorBoard's curves, as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     events = EventAccumulator(str(job.run_dir), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(UNTIMED)]

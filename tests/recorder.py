@@ -4,9 +4,9 @@ The tests that start ``python -m tome_lightning`` as a process add it with ``--t
 trouble is told in environment variables, so that the options of a run stay the same:
 
 - ``RECORDER_KILL``: ``PLACE:N`` kills this process with SIGKILL at the Nth time (from 1 on) it comes to
-  ``train`` (end of a training batch, before other callbacks), ``saved`` (the same, after them), ``last`` (the
-  same of an epoch's last batch), ``val`` (end of a validation batch), ``write`` (half of a checkpoint is
-  written) or ``rename`` (a checkpoint is about to get its name).
+  ``train`` (end of a training batch, before other callbacks), ``saved`` (the same, after them), ``last``
+  (the same of an epoch's last batch), ``val`` (end of a validation batch), ``write`` (half of a
+  checkpoint is written) or ``rename`` (a checkpoint is about to get its name).
 - ``RECORDER_POISON``: ``RANK:EPOCH:BATCH`` multiplies that training batch with infinity.
 """
 

@@ -158,7 +158,13 @@ class Session:
         if ema:
             callbacks.insert(0, EMAWeightAveraging(decay=0.8))
         callbacks.append(
-            ModelCheckpoint(folder, "best", "val/top1", mode="max", enable_version_counter=False)
+            ModelCheckpoint(
+                folder,
+                "best",
+                "val/loss",
+                enable_version_counter=False,
+                save_on_train_epoch_end=False,
+            )
         )
         settings: dict[str, Any] = {"max_epochs": EPOCHS, "log_every_n_steps": 1} | trainer
         self.trainer = Trainer(
@@ -206,6 +212,8 @@ def compare(whole: Session, *parts: Session) -> None:
     for name in names:
         same(saved[0][name], saved[1][name], name)
     assert saved[0]["tome_lightning"]["progress"] == saved[1]["tome_lightning"]["progress"]
+    best = [next(v for k, v in s["callbacks"].items() if "ModelCheckpoint" in k) for s in saved]
+    same(best[0]["best_model_score"], best[1]["best_model_score"])
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -271,6 +279,8 @@ def test_a_run_that_is_over_trains_no_more(tmp_path: Path) -> None:
     again = Session(tmp_path, ckpt=str(first.last))
     assert not again.recorder.rows
     same(first.module.state_dict(), again.module.state_dict())
+    longer = Session(tmp_path, ckpt=str(first.last), max_epochs=EPOCHS + 1)
+    assert sorted(longer.recorder.rows) == [(EPOCHS, batch) for batch in range(BATCHES)]
 
 
 def test_a_batch_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def audio(root: Path) -> tuple[list[str], list[str], int]:
     words = [
         "--recipe=audioset20k_vitb", f"--data.root={root}", "--data.eval_batch_size=3",
         f"--model.task.num_classes={len(CLASSES)}", "--model.checkpoint=null", "--model.freeze=none",
-        "--model.input.frames=128", "--data.frames=128", "--data.time_mask=0", "--data.freq_mask=0", "--model.r=4", "--tome.train_r=4",
+        "--model.input.frames=128", "--data.frames=128", "--data.time_mask=0", "--data.freq_mask=0",
+        "--model.r=4", "--tome.train_r=4",
     ]  # fmt: skip
     return words, ["validate"], 40
 

@@ -1,44 +1,42 @@
 """Two nodes: two torchrun agents that find each other, here on one machine."""
 
-import json
 import socket
+import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from .kill_and_resume import Job, by_rank, differences, process, write_data
+from .kill_and_resume import Job, Session, by_rank, differences, process, write_data
 
 pytestmark = pytest.mark.slow
 
 
-def launch(job: Job, *words: str) -> list[str]:
-    """Run a job on two nodes to its end; returns what each of them printed."""
+@contextmanager
+def nodes(job: Job, *words: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Both agents of a job; gone at the end."""
     port = free_port()
     job.folder.mkdir(parents=True, exist_ok=True)
     number = len(list(job.folder.glob("*.log")))
-    logs = [job.folder / f"{number + node}.log" for node in range(2)]
     fit = job.command("--trainer.num_nodes=2", "--trainer.strategy=ddp", *words)[1:]
     with ExitStack() as stack:
-        nodes = [
-            stack.enter_context(
-                process(
-                    [
-                        sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
-                        "--nproc_per_node=1", f"--node_rank={node}", "--rdzv_backend=c10d",
-                        "--rdzv_id=test", f"--rdzv_endpoint=127.0.0.1:{port}", *fit,
-                    ],
-                    log,
-                )
-            )
-            for node, log in enumerate(logs)
-        ]  # fmt: skip
-        codes = [node.wait(200) for node in nodes]
-    printed = [log.read_text(errors="replace") for log in logs]
-    assert codes == [0, 0], "\n".join(text[-3000:] for text in printed)
-    return printed
+        agents = []
+        for node in range(2):
+            torchrun = [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+                f"--node_rank={node}", "--rdzv_backend=c10d", "--rdzv_id=test",
+                f"--rdzv_endpoint=127.0.0.1:{port}",
+            ]  # fmt: skip
+            log = job.folder / f"{number + node}.log"
+            agents.append(stack.enter_context(process([*torchrun, *fit], log)))
+        yield agents
+
+
+def printed(job: Job) -> str:
+    """The end of what all agents printed."""
+    return "\n".join(log.read_text(errors="replace")[-3000:] for log in job.folder.glob("*.log"))
 
 
 def free_port() -> int:
@@ -50,11 +48,11 @@ def free_port() -> int:
 def test_two_nodes_are_one_run_and_go_on_as_one(tmp_path):
     data = write_data("quickstart", tmp_path)
     whole = Job("quickstart", data, tmp_path / "whole", accumulate=2)
-    printed = launch(whole)
-    # 8 a process x 2 processes x 2 accumulated
-    assert "effective batch 32" in "".join(printed)
+    with nodes(whole) as agents:
+        assert [agent.wait(200) for agent in agents] == [0, 0], printed(whole)
+    assert "effective batch 32" in printed(whole)  # 8 a process x 2 processes x 2 accumulated
     assert len(list(whole.run_dir.glob("config*.yaml"))) == 1
-    assert [path.name for path in tmp_path.rglob("summary.json")] == ["summary.json"]
+    assert len(list(tmp_path.rglob("summary.json"))) == 1
 
     ranks = by_rank(whole)
     assert set(ranks) == {0, 1}
@@ -62,17 +60,14 @@ def test_two_nodes_are_one_run_and_go_on_as_one(tmp_path):
         first, second = (ids_of(ranks[rank][0], epoch) for rank in (0, 1))
         assert len(first) == len(second) == 13 * 8
         assert first.isdisjoint(second)
-    weights = {lines[-1]["weights"] for (lines,) in ranks.values()}
-    assert len(weights) == 1
+    assert len({lines[-1]["weights"] for (lines,) in ranks.values()}) == 1
 
-    stopped = replace(whole, folder=tmp_path / "stopped")
-    launch(stopped, "--trainer.max_epochs=1")
-    last = stopped.run_dir / "checkpoints" / "last.ckpt"
-    assert last.is_file()
-    launch(stopped, "--resume=auto", "--trainer.max_epochs=1")  # done: nothing to train
-    summary = json.loads((stopped.run_dir / "summary.json").read_text())
-    assert summary["metrics"]
-    assert [path.name for path in Path(tmp_path, "stopped").glob("run*")] == ["run"]
+    killed = replace(whole, folder=tmp_path / "killed")
+    with nodes(killed) as agents:
+        assert Session(agents[0], killed).wait_for(20), printed(killed)
+    with nodes(killed, "--resume=auto") as agents:
+        assert [agent.wait(200) for agent in agents] == [0, 0], printed(killed)
+    assert differences(whole, killed) == []
 
 
 def ids_of(lines: list[dict], epoch: int) -> set[int]:

@@ -15,7 +15,8 @@ LIGHTNING = {
     "predict": "write a model's scores for the test data",
 }
 COMMANDS = {  # each a module in tome_lightning.commands
-    "scan": "find the files of a video data set that cannot be read",
+    "scan": "find the files of a video or audio data set that cannot be read",
+    "consolidate": "make one checkpoint file of a sharded run's folder",
 }
 VERBS = LIGHTNING | COMMANDS
 USAGE = """\
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, 2 for a user's mistake, 1 for ours."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE.format(verbs="\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())))
+        print(USAGE.format(verbs="\n".join(f"  {verb:<12} {text}" for verb, text in VERBS.items())))
         return 0
     if argv[0] == "--version":
         print(f"tome_lightning {__version__}")

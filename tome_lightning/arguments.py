@@ -188,7 +188,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    sharded = (path / "rest.ckpt").is_file()  # a folder that fsdp2_sharded wrote
+    if not path.is_file() and not sharded:
         kind = "a directory" if path.is_dir() else "no file"
         raise UsageError(
             f"--ckpt_path {path} is {kind}. Give a run's checkpoint, e.g. "

@@ -33,7 +33,7 @@ from timm.models.vision_transformer import VisionTransformer
 import checkpoints
 import datamodules
 import recipes
-from tome_lightning import __version__, sharding
+from tome_lightning import __version__
 from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
 from tome_lightning.batches import BatchError
 from tome_lightning.callbacks import ToMeCallback
@@ -46,7 +46,7 @@ from tome_lightning.predictions import PredictionWriter
 from tome_lightning.resume import checkpoint_config, describe_taken, find_checkpoint, run_dir_of
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.saving import SaveLast, SavingError
-from tome_lightning.sharding import ShardingError
+from tome_lightning.sharding import ShardingError, check_strategy
 from tome_lightning.signals import RunStopped
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
@@ -185,7 +185,7 @@ class ToMeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if self.from_checkpoint:
-            print(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
+            _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
         given = any(re.match(r"--trainer[._]precision\b", word) for word in self.words)
         if not given and _slow_in_half_precision(config.trainer):
             rank_zero_warn(
@@ -193,8 +193,7 @@ class ToMeCLI(LightningCLI):
                 "on this CPU, which has no instructions for it: 32-true is used instead"
             )
             config.trainer.precision = "32-true"
-        if hasattr(sharding, "check_strategy"):
-            sharding.check_strategy(config.trainer.strategy, config.trainer.accelerator)
+        check_strategy(config.trainer.strategy, config.trainer.accelerator)
         self.run_dir = self._make_run_dir(config.run_dir)
         saved = config.clone()
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
@@ -208,9 +207,7 @@ class ToMeCLI(LightningCLI):
             return make_run_dir(given, self.recipe, resuming=self.resume is not None)
         own = run_dir_of(self.ckpt_path)
         if own is None and given is None:
-            print(
-                f"{self.ckpt_path} is not the newest of its run: going on in a directory of its own"
-            )
+            _say(f"{self.ckpt_path} is not the newest of its run: going on in another directory")
         return make_run_dir(given, self.recipe, resuming=True, own=own)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -225,6 +222,7 @@ class ToMeCLI(LightningCLI):
                     monitor=f"val/{self.model.task.monitor}",
                     mode="max",
                     enable_version_counter=False,
+                    save_on_train_epoch_end=False,  # but after validation, before last.ckpt
                 )
             )
         save.saves = trainer_config["enable_checkpointing"] is not False
@@ -237,6 +235,12 @@ class ToMeCLI(LightningCLI):
             )
         callbacks = trainer_config["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        check_strategy(
+            trainer_config["strategy"],
+            trainer_config["accelerator"],
+            trainer_config["precision"],
+            callbacks,
+        )
         bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         if trainer_config["enable_progress_bar"] is not False and not bars:
             # Refreshing reads the loss, which waits for the device: not at every step.
@@ -377,8 +381,13 @@ def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
     path = find_checkpoint(arguments.resume, arguments.run_dir, arguments.recipe)
     os.environ[RESUME_VARIABLE] = str(path or "")
     if path is None:
-        print("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
+        _say("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
     return path
+
+
+def _say(words: str) -> None:
+    if rank() == 0:
+        print(words)
 
 
 def _as_list(value: Any) -> list[Any]:

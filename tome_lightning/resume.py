@@ -12,6 +12,8 @@ from tome_lightning.arguments import UsageError
 from tome_lightning.checkpoint_io import CheckpointFileError, read_header
 from tome_lightning.environment import other_versions
 from tome_lightning.progress import Progress
+from tome_lightning.saving import LAST
+from tome_lightning.sharding import header_file
 
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
@@ -52,6 +54,8 @@ def find_checkpoint(
     """
     if resume != "auto":
         path = Path(resume)
+        if header_file(path) != path:  # the folder of a sharded run's checkpoint
+            return path
         if path.is_dir():
             found = newest_checkpoint(path)
             if found is None:
@@ -78,14 +82,15 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     found = []
     for path in (run_dir / "checkpoints").glob("*.ckpt"):
         try:
-            progress = saved_progress(read_header(path))
+            progress = saved_progress(read_header(header_file(path)))
         except CheckpointFileError as error:
             rank_zero_warn(f"{path} is passed over: {error}")
             continue
         if progress is None:
             rank_zero_warn(f"{path} is passed over: it does not say where its run stood")
             continue
-        found.append((progress.order, path.stat().st_mtime, path))
+        # of two that came as far, last.ckpt, which may know of a best.ckpt that was saved just before
+        found.append((progress.order, path.name == LAST, path.stat().st_mtime, path))
     return max(found)[-1] if found else None
 
 
@@ -130,7 +135,7 @@ def checkpoint_config(
             and plain values, or names foreign classes and there is no recipe to do so.
     """
     try:
-        saved = read_header(path)
+        saved = read_header(header_file(path))
     except CheckpointFileError as error:
         raise UsageError(
             f"{option} {path} cannot be loaded: {error}. Use a checkpoint written by this program."

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.environment import environment
+from tome_lightning.saving import LAST
 from tome_lightning.tasks import Task
 
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
@@ -231,11 +232,13 @@ class RunRecord(Callback):
         if trainer.state.fn != "fit":
             path = trainer.ckpt_path or as_finetune(trainer.lightning_module).checkpoint
             return str(path) if path else None
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                path = callback.best_model_path or callback.last_model_path
-                return str(path) if path else None
-        return None
+        best = [
+            c.best_model_path
+            for c in trainer.checkpoint_callbacks
+            if isinstance(c, ModelCheckpoint)
+        ]
+        last = self.directory / "checkpoints" / LAST
+        return next(filter(None, best), str(last) if last.exists() else None)
 
     def _suffix(self) -> str:
         suffix, number = "", 0

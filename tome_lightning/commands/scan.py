@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "scan"]
 
-OTHER_PARTS = ("model", "tome", "trainer", "seed_everything", "run_dir", "ckpt_path")
+OTHER_PARTS = ("model", "tome", "trainer", "seed_everything", "run_dir", "ckpt_path", "save")
 
 
 def main(argv: list[str]) -> int:
