@@ -37,6 +37,9 @@ class Noise(LabelledData):
     def check(self, stage: str | None = None) -> None:
         pass
 
+    fail_at: int | None = None  # sample drawn so often, whose reading breaks the run
+    drawn = 0
+
     def build(self, split: str) -> Samples:
         count = BATCHES * BATCH + 1 if split == "train" else 5
         return Samples(
@@ -44,10 +47,16 @@ class Noise(LabelledData):
             "",
             FileList([f"{i}.png" for i in range(count)], [i % 3 for i in range(count)]),
             read=lambda path: float(len(path)),
-            transform=self.draw if split == "train" else self.draw_view,
+            transform=self.draw_train if split == "train" else self.draw_view,
             workers=self.workers,
             seed=self.seed,
         )
+
+    def draw_train(self, content: float) -> torch.Tensor:
+        self.drawn += 1
+        if self.drawn == self.fail_at:
+            raise OSError("the disk is gone")
+        return self.draw(content)
 
     @staticmethod
     def draw(content: float) -> torch.Tensor:
@@ -129,6 +138,8 @@ class Session:
         workers: int = 0,
         batch_size: int = BATCH,
         freeze: Any = "none",
+        extra: tuple[Callback, ...] | list[Callback] = (),
+        fail_at: int | None = None,
         **trainer: Any,
     ) -> None:
         seed_everything(7, verbose=False)
@@ -155,6 +166,7 @@ class Session:
             self.recorder,
             SaveLast(**(save or {"every_n_steps": 1}), folder=str(folder)),
         ]
+        callbacks[:0] = extra
         if ema:
             callbacks.insert(0, EMAWeightAveraging(decay=0.8))
         callbacks.append(
@@ -172,12 +184,13 @@ class Session:
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             plugins=[AtomicCheckpointIO()], default_root_dir=folder, **settings,
         )  # fmt: skip
-        self.module, self.killed = module, False
+        self.module, self.killed, self.last = module, False, folder / "last.ckpt"
+        data = Noise(batch_size, workers)
+        data.fail_at = fail_at
         try:
-            self.trainer.fit(module, datamodule=Noise(batch_size, workers), ckpt_path=ckpt)
+            self.trainer.fit(module, datamodule=data, ckpt_path=ckpt)
         except Killed:
             self.killed = True
-        self.last = folder / "last.ckpt"
 
 
 def same(a: Any, b: Any, name: str = "") -> None:

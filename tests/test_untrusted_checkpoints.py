@@ -154,11 +154,34 @@ def test_no_environment_variable_changes_that(stranger, trained, capfd, monkeypa
 
 
 @pytest.mark.parametrize("option", ["--resume", "--ckpt_path", "--init_from"])
-def test_a_folder_of_shares_is_not_run(option, stranger, trained, capfd):
+def test_a_folder_of_torch_s_own_shares_is_not_run(option, stranger, trained, capfd):
     """torch.distributed.checkpoint's folders have a pickle in them, which its reader runs."""
     for name in (".metadata", "meta.pt", "__0_0.distcp"):
         write_evil(Path("evil.ckpt", name), "pickle", stranger / "owned", trained)
     refused(["fit", *QUICK, "--data.root=digits", option, "evil.ckpt"], capfd, "evil.ckpt")
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("evil", ["rest.ckpt", "share-0-of-1.ckpt"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["consolidate", "theirs.ckpt", "whole.ckpt"],
+        ["fit", "--resume=theirs.ckpt"],
+        ["fit", "--resume=theirs.ckpt", "--trainer.strategy=fsdp2_sharded"],
+        ["test", "--ckpt_path=theirs.ckpt"],
+        ["fit", "--init_from=theirs.ckpt"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_of_our_shares_is_not_run(words, evil, kind, stranger, trained, capfd):
+    Path("theirs.ckpt").mkdir()
+    shutil.copy(trained / "checkpoints" / "last.ckpt", "theirs.ckpt/rest.ckpt")
+    torch.save({}, "theirs.ckpt/share-0-of-1.ckpt")
+    write_evil(Path("theirs.ckpt", evil), kind, stranger / "owned", trained)
+    options = [*QUICK, "--data.root=digits"] if words[0] != "consolidate" else []
+    refused([words[0], *options, *words[1:]], capfd, "theirs.ckpt")
     assert not Path("owned").exists()
 
 

@@ -147,8 +147,9 @@ def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
     }
     # Lightning adds one on resuming, or after the validation.
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = progress.steps - 1
-    position = {"epoch": epoch + over, "batches": 0 if over else batches}
-    fit_loop["state_dict"]["combined_loader"] = [position]
+    if fit_loop["state_dict"].get("combined_loader"):  # not every loader can go on in mid-epoch
+        position = {"epoch": epoch + over, "batches": 0 if over else batches}
+        fit_loop["state_dict"]["combined_loader"] = [position]
 
 
 def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:

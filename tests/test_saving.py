@@ -1,0 +1,112 @@
+"""When last.ckpt is written, and how a run that is asked to stop does."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from tome_lightning.saving import SaveLast, SavingError
+from tome_lightning.signals import RunStopped
+
+from .test_exact_resume import BATCHES, EPOCHS, Session, compare, one_thread
+
+__all__ = ["one_thread"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*exists and", "ignore:.*in eval mode"
+)
+
+
+class Writes(Callback):
+    """The step and place of every checkpoint."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
+        self.steps.append(trainer.global_step)
+
+
+class Signal(Callback):
+    """Sends this process a signal after a batch, or in a validation."""
+
+    def __init__(self, signum: int, batch: int | None = None) -> None:
+        self.signum, self.batch, self.seen = signum, batch, 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            os.kill(os.getpid(), self.signum)
+
+    def on_validation_start(self, *args: Any) -> None:
+        if self.batch is None:
+            os.kill(os.getpid(), self.signum)
+
+
+def writes(folder: Path, save: dict[str, Any], **settings: Any) -> list[int]:
+    watch = Writes()
+    Session(folder, save=save, extra=[watch], **settings)
+    return watch.steps
+
+
+def test_it_is_written_before_each_validation_and_at_the_end(tmp_path):
+    end = EPOCHS * BATCHES
+    steps = writes(tmp_path, {"every_n_minutes": None}, limit_val_batches=0)
+    assert steps == [5, 10, 15]  # without validation: at the end of each epoch
+    steps = writes(tmp_path / "b", {"every_n_minutes": None}, val_check_interval=2)
+    assert sorted(set(steps)) == [2, 4, 5, 7, 9, 10, 12, 14, end]
+
+
+def test_it_is_written_every_so_many_steps_or_minutes(tmp_path):
+    every = {"every_n_steps": 2, "every_n_minutes": None}
+    assert writes(tmp_path, every, max_epochs=1, limit_val_batches=0) == [2, 4, 5]
+    always = {"every_n_minutes": 1e-9}
+    assert writes(tmp_path, always, max_epochs=1, limit_val_batches=0) == [1, 2, 3, 4, 5, 5]
+
+
+def test_steps_are_optimizer_steps(tmp_path):
+    every = {"every_n_steps": 1, "every_n_minutes": None}
+    steps = writes(tmp_path, every, max_epochs=1, limit_val_batches=0, accumulate_grad_batches=2)
+    assert steps == [1, 2, 3, 3]
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    session = Session(tmp_path, fast_dev_run=2)
+    assert not session.last.exists()
+
+
+@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_minutes": -1.0}])
+def test_never_is_null_and_not_zero(options):
+    with pytest.raises(SavingError, match="above 0, or null for never"):
+        SaveLast(**options)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("batch", [3, 4, None])
+def test_a_run_that_was_asked_to_stop_goes_on_bit_for_bit(tmp_path, signum, batch):
+    if signum != signal.SIGTERM and batch != 3:
+        pytest.skip("the three differ in their numbers alone")
+    settings: dict[str, Any] = {"accumulate_grad_batches": 2, "save": {"every_n_minutes": None}}
+    whole = Session(tmp_path / "whole", **settings)
+    first = Session.__new__(Session)
+    with pytest.raises(RunStopped) as stopped:
+        first.__init__(tmp_path / "cut", extra=[Signal(signum, batch)], **settings)
+    assert stopped.value.exit_code == 128 + signum
+    saved = torch.load(first.last, weights_only=True)
+    # never within a group: the third batch begins the second one
+    assert saved["global_step"] == {3: 2, 4: 2, None: 3}[batch]
+    assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+
+
+def test_data_that_fails_between_two_steps_costs_none_of_them(tmp_path):
+    settings: dict[str, Any] = {"save": {"every_n_minutes": None}}
+    whole = Session(tmp_path / "whole", **settings)
+    first = Session.__new__(Session)
+    with pytest.raises(OSError, match="the disk is gone"):
+        first.__init__(tmp_path / "cut", fail_at=14, **settings)
+    assert torch.load(first.last, weights_only=True)["global_step"] == 3
+    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
