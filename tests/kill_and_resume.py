@@ -363,8 +363,9 @@ def differing_records(
 
 
 def _key(line: Line) -> tuple[Any, ...]:
-    known = line["phase"] in ("train", "validated", "end")
-    return (line["phase"], line.get("epoch"), line.get("batch")) if known else ()
+    place = {"train": ("epoch", "batch"), "validated": ("epoch", "step"), "end": ()}
+    names = place.get(line["phase"])
+    return () if names is None else (line["phase"], *(line[name] for name in names))
 
 
 def differing_starts(job: Job) -> list[str]:

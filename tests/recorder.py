@@ -88,7 +88,8 @@ class Recorder(Callback):
         self._write("val", epoch=trainer.current_epoch, batch=batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write("validated", epoch=trainer.current_epoch, **_logged(trainer, "val/"))
+        logged = _logged(trainer, "val/")
+        self._write("validated", epoch=trainer.current_epoch, step=trainer.global_step, **logged)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write("tested", epoch=0, **_logged(trainer, "test/"))

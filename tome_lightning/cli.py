@@ -22,6 +22,11 @@ import torchmetrics
 import torchvision
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
@@ -250,7 +255,7 @@ class ToMeCLI(LightningCLI):
         if self.subcommand == "predict":
             extra.append(PredictionWriter(self.run_dir))
         trainer_config["callbacks"] = [*callbacks, *extra]
-        trainer_config["plugins"] = [*_as_list(trainer_config["plugins"]), AtomicCheckpointIO()]
+        trainer_config["plugins"] = _plugins(_as_list(trainer_config["plugins"]))
         self.model.restoring = self.ckpt_path is not None
         self.model.keep_effective_batch = self._get(self.config, "keep_effective_batch")
         config = yaml.safe_load(self.config_yaml)
@@ -383,6 +388,18 @@ def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
     if path is None:
         _say("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
     return path
+
+
+def _plugins(given: list[Any]) -> list[Any]:
+    """The user's plugins and ours: whole checkpoints, and no requeueing by Lightning on SLURM.
+
+    Lightning's saves from within a signal's handler, wherever the step is; `SaveLast` waits for its end.
+    """
+    plugins = [*given, AtomicCheckpointIO()]
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    if slurm and not any(isinstance(plugin, ClusterEnvironment) for plugin in given):
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
 
 
 def _say(words: str) -> None:
