@@ -276,6 +276,10 @@ def read_names(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(f"cannot read class_list {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"cannot read class_list {path}: it is no UTF-8 text ({error.reason})"
+        ) from None
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"class_list {path} is empty; write one class name a line")

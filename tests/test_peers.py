@@ -39,7 +39,9 @@ def test_which_process_this_is_and_who_started_it(monkeypatch, environment, numb
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:3271"),
+        RuntimeError(
+            "[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:3271"
+        ),
         RuntimeError("[pair.cc] Read error [::1]:2: Connection reset by peer"),
         torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1."),
         ConnectionResetError("[Errno 104] Connection reset by peer"),

@@ -96,7 +96,7 @@ def test_other_versions_are_told_with_both(run_dir):
     path = write(run_dir / "checkpoints/last.ckpt", 30, versions={**NOW, "timm": "1.0.20"})
     with pytest.warns(UserWarning, match=r"timm 1\.0\.20 there, 1\.0\.31 here"):
         saved = checkpoint_config(path, "fit", True, NOW)
-    assert (saved.steps, saved.recipe) == (30, "quickstart")
+    assert (saved.logged_steps, saved.recipe) == (30, "quickstart")
     assert saved.config["data"] == {"root": "DIR"}
 
 

@@ -97,7 +97,7 @@ class ToMeCLI(LightningCLI):
             self.ckpt_path = _checkpoint_to_resume(arguments)
             last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
         self.from_checkpoint: dict[str, Any] = {}
-        self.steps_done: int | None = None
+        self.logged_steps: int | None = None
         first: list[str] = []
         with contextlib.ExitStack() as stack:
             if self.ckpt_path is not None:
@@ -105,7 +105,7 @@ class ToMeCLI(LightningCLI):
                 option = "--ckpt_path" if arguments.resume is None else "--resume"
                 saved = checkpoint_config(self.ckpt_path, verb, given, VERSIONS, option)
                 self.recipe = self.recipe or saved.recipe
-                self.steps_done = saved.steps
+                self.logged_steps = saved.logged_steps
                 self.from_checkpoint = saved.config
                 path = stack.enter_context(_yaml_file(saved.config))
                 first = ["--config", path]
@@ -230,9 +230,11 @@ class ToMeCLI(LightningCLI):
             )
         save.saves = trainer_config["enable_checkpointing"] is not False
         if trainer_config["logger"] in (None, True):
+            begun = any(self.run_dir.glob("events.out.tfevents*"))  # killed before it saved
+            purge = 0 if begun and self.logged_steps is None else self.logged_steps
             kwargs["logger"] = (
                 # steps after the checkpoint are logged again: what a killed run logged of them goes
-                TensorBoardLogger(self.run_dir, name="", version="", purge_step=self.steps_done)
+                TensorBoardLogger(self.run_dir, name="", version="", purge_step=purge)
                 if self.subcommand == "fit"
                 else False
             )
@@ -291,9 +293,11 @@ def exit_code(run: Callable[[], object]) -> int:
     _silence()
     try:
         run()
+        _leave_group()
     except SystemExit as stop:  # --help, --print_config, an interrupted run
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except RunStopped as stop:
+        _leave_group()
         return 0 if started_by_first() else stop.exit_code
     except Exception as error:
         mistake = _users_mistake(error)
@@ -371,6 +375,12 @@ def _silence() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
+
+
+def _leave_group() -> None:
+    """End the threads of a process group that Lightning leaves to the interpreter's exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _checkpoint_to_resume(arguments: Arguments) -> Path | None:

@@ -24,7 +24,7 @@ from tome_lightning.batches import accumulate_to, continued, effective_batch, fa
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
-from tome_lightning.progress import Progress, progress_of, set_loops
+from tome_lightning.progress import Progress, logged_last, progress_of, set_loops
 from tome_lightning.tasks import Task
 from tome_lightning.tome import patch
 from tome_lightning.tome.plan import R, check_possible
@@ -149,6 +149,7 @@ class FineTune(LightningModule):
         # should be loaded; who starts the trainer may know before.
         self.restoring: bool | None = None
         self.saved_progress: Progress | None = None  # of the checkpoint that was loaded
+        self.saved_logs: dict[str, float] = {}  # what its last step has logged
         self._guard = LossGuard(non_finite)
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
         # record of hyper-parameters would lose which Input and which Task this is.
@@ -514,12 +515,14 @@ class FineTune(LightningModule):
         return self._trainer is not None and self.trainer.state.fn == "fit"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress = None
+        progress, logged = None, {}
         if self._fitting:
             self._guard.settle(Path(self.trainer.default_root_dir))
             progress = progress_of(self.trainer, this_run(self.trainer, 0))
+            logged = logged_last(self.trainer)
         checkpoint["tome_lightning"] = {
             "progress": progress and progress.as_dict(),
+            "logged": logged,
             # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.
             "family": "tome" if self.model.prop_attn else "mae",
             "class_names": self.class_names,
@@ -536,6 +539,7 @@ class FineTune(LightningModule):
             checkpoint["current_model_state"] = checkpoint["state_dict"]
         if ours.get("progress") and self._fitting:
             self.saved_progress = Progress(**ours["progress"])
+            self.saved_logs = ours.get("logged", {})
             set_loops(checkpoint["loops"]["fit_loop"], continued(self.trainer, self.saved_progress))
 
 

@@ -114,6 +114,20 @@ def _validation_due(trainer: Trainer) -> bool:
     return bool(trainer.enable_validation and loop._should_check_val_fx(fit._data_fetcher))
 
 
+def logged_last(trainer: Trainer) -> dict[str, float]:
+    """What the step before a validation has logged; empty in other hooks than `on_validation_start`.
+
+    A validation logs at the same step, so where it is taken again all of that step has to go from the
+    logs first, and this is to be put back.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if not trainer.validating or not every or (loop._batches_that_stepped + 1) % every:
+        return {}
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    return {name: value for name, value in logged.items() if not name.startswith("val/")}
+
+
 def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
     """Make the saved state of Lightning's fit loop say what `progress` says.
 

@@ -26,12 +26,12 @@ class SavedConfig(NamedTuple):
     Attributes:
         config: By section.
         recipe: Name of the recipe.
-        steps: Optimizer steps done, if it says so.
+        logged_steps: Steps whose logs are complete, if it says so.
     """
 
     config: dict[str, Any]
     recipe: str | None
-    steps: int | None
+    logged_steps: int | None
 
 
 def find_checkpoint(
@@ -163,7 +163,8 @@ def checkpoint_config(
             "config.yaml will do)."
         )
     progress = saved_progress(saved)
-    return SavedConfig(config, ours.get("recipe"), progress.steps if progress else None)
+    steps = progress.steps - progress.validation_due if progress else None
+    return SavedConfig(config, ours.get("recipe"), steps)
 
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:

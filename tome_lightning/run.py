@@ -135,6 +135,12 @@ class RunRecord(Callback):
             (self.directory / f"environment{suffix}.json").write_text(facts + "\n")
         rank_zero_info(f"Run directory: {self.directory}")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = as_finetune(pl_module)
+        if module.saved_progress is not None and module.saved_progress.validation_due:
+            for logger in trainer.loggers:
+                logger.log_metrics(module.saved_logs, module.saved_progress.steps - 1)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -54,6 +54,7 @@ class SaveLast(Callback):
         self.signals = StopSignals()
         self._agreement = Agreement()
         self._saved_at, self._saved_step = time.monotonic(), 0
+        self._stop, self._due = 0, False  # decided in on_train_batch_end
 
     def path(self, trainer: Trainer) -> Path:
         """Where ``last.ckpt`` is."""
@@ -70,18 +71,39 @@ class SaveLast(Callback):
         self.signals.install(getattr(launcher, "kill", None))
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
+    # A step is over, and logged, only after on_train_batch_end. What is decided there is done in the
+    # hook that comes next: of another batch, of a validation, or of the epoch's end.
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.fit_loop._should_accumulate():
             return
-        stop, late = self._agreed(pl_module.device)
+        self._stop, late = self._agreed(pl_module.device)
         steps = self.every_n_steps
-        due = late or (steps is not None and trainer.global_step - self._saved_step >= steps)
-        if stop or due or self._validation_due(trainer):
+        self._due = bool(late) or (
+            steps is not None and trainer.global_step - self._saved_step >= steps
+        )
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._stop or self._due:
             self._save(trainer)
-        if stop:
-            raise self._stopped(trainer, stop)
+        self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in on_train_end: there weight averaging has put its averages in place of the live weights.
+        over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if over or self._due or trainer.global_step != self._saved_step:
+            self._save(trainer)
+        if not over:
+            self._stop_if_asked(trainer)
 
     def on_validation_batch_start(
         self,
@@ -95,12 +117,6 @@ class SaveLast(Callback):
         # ends the others as well.
         if self.signals.received and trainer.state.fn == "fit":
             raise self._stopped(trainer, self.signals.received)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not in on_train_end: there weight averaging has put its averages in place of the live weights.
-        over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.global_step and (over or trainer.global_step != self._saved_step):
-            self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.restore()
@@ -138,17 +154,16 @@ class SaveLast(Callback):
         numbers = torch.tensor([self.signals.received, late], dtype=torch.float32)
         return [int(n) for n in self._agreement.exchange(numbers.to(device, non_blocking=True))]
 
-    def _validation_due(self, trainer: Trainer) -> bool:
-        fit: Any = trainer.fit_loop
-        return bool(
-            trainer.enable_validation and fit.epoch_loop._should_check_val_fx(fit._data_fetcher)
-        )
-
     def _save(self, trainer: Trainer) -> None:
-        if not self.saves:
+        self._due = False
+        if not self.saves or not trainer.global_step:
             return
         trainer.save_checkpoint(self.path(trainer), False)  # with optimizer and all
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self._stop:
+            raise self._stopped(trainer, self._stop)
 
     def _stopped(self, trainer: Trainer, signum: int) -> RunStopped:
         stopped = RunStopped(signum)
