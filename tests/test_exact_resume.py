@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datamodules.samples import Samples
 from tome_lightning import FineTune, Image, RSchedule, SingleLabel, ToMeCallback
 from tome_lightning.batches import BatchError
 from tome_lightning.checkpoint_io import AtomicCheckpointIO
+from tome_lightning.run import RunRecord
 from tome_lightning.saving import SaveLast
 
 pytestmark = pytest.mark.filterwarnings(
@@ -140,6 +142,9 @@ class Session:
         freeze: Any = "none",
         extra: tuple[Callback, ...] | list[Callback] = (),
         fail_at: int | None = None,
+        base_lr: float = 0.05,
+        weight_decay: float = 0.05,
+        stop_at_max_steps: bool = False,
         **trainer: Any,
     ) -> None:
         seed_everything(7, verbose=False)
@@ -153,7 +158,8 @@ class Session:
                 "drop_path_rate": 0.3,
                 "drop_rate": 0.2,
             },
-            base_lr=0.05,
+            base_lr=base_lr,
+            weight_decay=weight_decay,
             warmup_epochs=1,
             head_init_std=0.1,
             freeze=freeze,
@@ -164,9 +170,12 @@ class Session:
         callbacks: list[Callback] = [
             ToMeCallback(schedule, train_r=3, eval_r=2),
             self.recorder,
-            SaveLast(**(save or {"every_n_steps": 1}), folder=str(folder)),
+            SaveLast(**(save or {"every_n_steps": 1})),
         ]
+        callbacks[-1].folder = folder
         callbacks[:0] = extra
+        if stop_at_max_steps:  # as the command line has it: validates a run that ends in mid-epoch
+            callbacks.append(RunRecord(folder / "run", "", None, callbacks[len(extra)]))
         if ema:
             callbacks.insert(0, EMAWeightAveraging(decay=0.8))
         callbacks.append(
@@ -314,3 +323,59 @@ def test_smaller_batches_and_more_accumulation_go_on_with_the_next_sample(tmp_pa
     # cut off in the seventh batch, before it was saved
     assert [i for row in later for i in row[1]] == ids[6 * BATCH :]
     assert later[-1][5] == EPOCHS * BATCHES
+
+
+def test_a_last_validation_that_max_steps_has_cut_off_is_taken(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_steps": 8, "max_epochs": -1, "stop_at_max_steps": True}
+    whole = Session(tmp_path / "whole", **settings)
+    assert (1, 2) in whole.recorder.metrics  # in mid-epoch
+    first = Session(tmp_path / "cut", cut=("validation", 1), **settings)
+    assert first.killed
+    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+
+
+def test_a_validation_by_the_clock_is_taken_after_a_kill(tmp_path: Path) -> None:
+    first = Session(tmp_path, cut=("validation", 0), val_check_interval=timedelta(milliseconds=20))
+    assert first.killed
+    batches = len(first.recorder.rows)
+    second = Session(tmp_path, ckpt=str(first.last), val_check_interval=timedelta(hours=1))
+    assert (0, batches - 1) in second.recorder.metrics
+    assert min(second.recorder.rows) == (batches // BATCHES, batches % BATCHES)
+    assert len(second.recorder.rows) == EPOCHS * BATCHES - batches
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    class Early(Callback):
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            trainer.should_stop = trainer.current_epoch == 1
+
+    first = Session(tmp_path, extra=[Early()])
+    assert max(first.recorder.rows) == (1, BATCHES - 1)
+    assert not Session(tmp_path, ckpt=str(first.last)).recorder.rows
+    longer = Session(tmp_path, ckpt=str(first.last), max_epochs=EPOCHS + 1)
+    assert min(longer.recorder.rows) == (2, 0)
+
+
+def test_a_moved_run_keeps_its_best_score(tmp_path: Path) -> None:
+    first = Session(tmp_path / "old" / "checkpoints", cut=("epochs", 2))
+    (tmp_path / "old").rename(tmp_path / "new")
+    last = tmp_path / "new" / "checkpoints" / "last.ckpt"
+    second = Session(last.parent, ckpt=str(last), max_epochs=2)
+    kept = second.trainer.checkpoint_callback
+    assert kept.best_model_path == str(last.with_name("best.ckpt"))
+    assert kept.best_model_score == first.trainer.checkpoint_callback.best_model_score
+
+
+def test_the_rates_of_the_command_line_beat_those_of_the_checkpoint(tmp_path: Path) -> None:
+    first = Session(tmp_path, cut=("batches", 7))
+    second = Session(tmp_path, ckpt=str(first.last), base_lr=0.025, weight_decay=0.5)
+    (place, halved), (_, before) = min(second.recorder.rows.items()), first.recorder.rows.popitem()
+    assert place == (1, 1)
+    whole = Session(tmp_path / "whole").recorder.rows[place]
+    # the rest of the cosine, from half the peak to the same end
+    floor = 1e-6
+    for now, then in zip(halved[4], whole[4], strict=True):
+        assert 0.45 < now / then < 0.55 or then < 10 * floor
+    groups = second.trainer.optimizers[0].param_groups
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
+    assert before[4] != halved[4]

@@ -74,6 +74,10 @@ def test_two_processes_are_killed_and_go_on(tmp_path):
     data = write_data("quickstart", tmp_path)
     expected = reference(Job("quickstart", data, tmp_path / "whole", devices=2))
     job = replace(expected, folder=tmp_path / "killed", workers=1)
+    with job.session() as session:
+        assert session.wait_for(4), session.log()
+        os.killpg(session.child.pid, signal.SIGTERM)  # reaches the second process twice
+        assert session.wait(60) == 128 + signal.SIGTERM, session.log()
     kill_at_random(job, 1, expected, seed=1)
     assert differences(expected, job) == []
 

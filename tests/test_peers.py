@@ -27,7 +27,13 @@ def alone(monkeypatch):
         ({"LOCAL_RANK": "0"}, 0, False),
         ({"LOCAL_RANK": "1"}, 1, True),  # Lightning's own launcher sets no other
         ({"LOCAL_RANK": "1", "RANK": "9", "TORCHELASTIC_RUN_ID": "x"}, 9, False),
-        ({"SLURM_PROCID": "3", "LOCAL_RANK": "3"}, 3, False),
+        ({"SLURM_PROCID": "3"}, 3, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1, True),  # Lightning's, in a shell on SLURM
+        (
+            {"SLURM_PROCID": "1", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"},
+            0,
+            False,
+        ),
     ],
 )
 def test_which_process_this_is_and_who_started_it(monkeypatch, environment, number, started):

@@ -21,7 +21,9 @@ def write(path: Path, steps: int, due: bool = False, **ours: Any) -> Path:
         "batch": 8, "processes": 1, "effective": 8, "validation_due": due,
     }  # fmt: skip
     ours = {"recipe": "quickstart", "progress": progress, "data": {"root": "DIR"}} | ours
-    saved = {"state_dict": {}, "hyper_parameters": {"r": 4}, "tome_lightning": ours}
+    saved = {
+        "state_dict": {}, "optimizer_states": [], "hyper_parameters": {"r": 4}, "tome_lightning": ours,
+    }  # fmt: skip
     torch.save(saved, path)
     return path
 
@@ -40,7 +42,9 @@ def test_the_checkpoint_that_came_furthest_is_gone_on_from(run_dir):
     last, best = run_dir / "checkpoints/last.ckpt", run_dir / "checkpoints/best.ckpt"
     os.utime(best)  # the newest file, not the furthest run
     assert newest_checkpoint(run_dir) == last
-    write(last, 20, due=True)  # saved before the validation that best.ckpt was saved after
+    write(last, 20, due=True)  # saved before the validation that best.ckpt was saved after:
+    assert newest_checkpoint(run_dir) == last  # what callbacks do at an epoch's end is to come
+    last.unlink()
     assert newest_checkpoint(run_dir) == best
 
 
@@ -65,14 +69,20 @@ def test_damaged_and_foreign_files_are_passed_over_with_a_word(run_dir):
     last.write_bytes(last.read_bytes()[:-40])
     (run_dir / "checkpoints/notes.ckpt").write_text("no checkpoint")
     torch.save({"model": {}}, run_dir / "checkpoints/weights.ckpt")
+    write(run_dir / "checkpoints/light.ckpt", 50)
+    saved = torch.load(run_dir / "checkpoints/light.ckpt", weights_only=True)
+    torch.save(
+        {k: v for k, v in saved.items() if k != "optimizer_states"}, last.with_name("light.ckpt")
+    )
     with pytest.warns(UserWarning, match="passed over") as told:
         assert newest_checkpoint(run_dir) == run_dir / "checkpoints/best.ckpt"
     lines = sorted(str(warning.message) for warning in told)
     assert [line.split(" is passed over: ")[0].rpartition("/")[2] for line in lines] == [
-        "last.ckpt", "notes.ckpt", "weights.ckpt",
+        "last.ckpt", "light.ckpt", "notes.ckpt", "weights.ckpt",
     ]  # fmt: skip
     assert "truncated" in lines[0]
-    assert "does not say where" in lines[2]
+    assert "does not hold its optimizer" in lines[1]
+    assert "does not hold where" in lines[3]
 
 
 def test_a_named_folder_or_file_must_be_there(run_dir):
@@ -88,8 +98,9 @@ def test_a_run_goes_on_in_its_own_directory_only_from_its_newest_checkpoint(run_
     assert run_dir_of(run_dir / "checkpoints/last.ckpt") == run_dir
     assert run_dir_of(run_dir / "checkpoints/best.ckpt") is None  # would write over what came later
     assert run_dir_of(write(tmp_path / "copied.ckpt", 30)) is None
-    monkey = Path.cwd() / run_dir / "checkpoints"
-    assert run_dir_of(monkey / "last.ckpt") == Path.cwd() / run_dir
+    assert run_dir_of(Path.cwd() / run_dir / "checkpoints/last.ckpt") == run_dir
+    os.chdir(run_dir / "checkpoints")
+    assert run_dir_of(Path("last.ckpt")) == Path("..")
 
 
 def test_other_versions_are_told_with_both(run_dir):

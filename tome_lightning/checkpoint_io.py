@@ -111,6 +111,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointFileError(f"{path} cannot be loaded: {error}.") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of a run; where that fails the run goes on without it, with a warning."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        rank_zero_warn(f"{path} could not be written: {error.strerror or error}")
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The plain values of a checkpoint; its tensors are shapes without data (device ``meta``).
 

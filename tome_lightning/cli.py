@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -31,6 +32,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from timm.models.vision_transformer import VisionTransformer
 
 import checkpoints
@@ -44,7 +46,7 @@ from tome_lightning.checkpoint_io import AtomicCheckpointIO, CheckpointFileError
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
-from tome_lightning.peers import Peers, lost_peer, rank, started_by_first
+from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
 from tome_lightning.resume import checkpoint_config, describe_taken, find_checkpoint, run_dir_of
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
@@ -202,6 +204,8 @@ class ToMeCLI(LightningCLI):
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
         for name in ("recipe", "resume", "init_from"):
             del saved[name]
+        if "ckpt_path" in saved:
+            saved.ckpt_path = None  # as a recipe it would make every run go on from there
         self.config_yaml = self._parser(self.subcommand).dump(saved, skip_unset=False)
 
     def _make_run_dir(self, given: str | None) -> Path:
@@ -294,6 +298,8 @@ def exit_code(run: Callable[[], object]) -> int:
     try:
         run()
         _leave_group()
+    except SIGTERMException:  # before training began, or in other verbs
+        return 0 if started_by_first() else 128 + signal.SIGTERM
     except SystemExit as stop:  # --help, --print_config, an interrupted run
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except RunStopped as stop:
@@ -303,7 +309,7 @@ def exit_code(run: Callable[[], object]) -> int:
         mistake = _users_mistake(error)
         if isinstance(mistake, NonFiniteLossError) and rank():  # all processes raise it together
             return 0 if started_by_first() else 2
-        if mistake is None and lost_peer(error):
+        if mistake is None and one_of_several() and lost_peer(error):
             reason = " ".join(str(error).split())[:200]
             told = f"process {rank()} stops, because another one is gone, which has told why ({reason})"
             print(f"error: {told}", file=sys.stderr)

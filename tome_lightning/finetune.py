@@ -24,7 +24,14 @@ from tome_lightning.batches import accumulate_to, continued, effective_batch, fa
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
-from tome_lightning.progress import Progress, logged_last, progress_of, set_loops
+from tome_lightning.progress import (
+    PendingValidation,
+    Progress,
+    follow_folder,
+    logged_last,
+    progress_of,
+    set_loops,
+)
 from tome_lightning.tasks import Task
 from tome_lightning.tome import patch
 from tome_lightning.tome.plan import R, check_possible
@@ -151,6 +158,8 @@ class FineTune(LightningModule):
         self.saved_progress: Progress | None = None  # of the checkpoint that was loaded
         self.saved_logs: dict[str, float] = {}  # what its last step has logged
         self._guard = LossGuard(non_finite)
+        self._pending = PendingValidation()
+        self._rates: list[tuple[float, float]] = []  # peak and decay of each group, by our options
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
         # record of hyper-parameters would lose which Input and which Task this is.
         self.save_hyperparameters(
@@ -280,6 +289,8 @@ class FineTune(LightningModule):
             self._tell_averages()
 
     def on_train_start(self) -> None:
+        self._take_current_rates()
+        self._pending.started(self.trainer)
         self.keep_frozen_in_eval()  # Lightning leaves out on_train_epoch_start where a run is resumed
 
     def on_train_epoch_start(self) -> None:
@@ -316,6 +327,7 @@ class FineTune(LightningModule):
             self.vit.patch_drop.train()
 
     def on_validation_start(self) -> None:
+        self._pending.begun(self.trainer)
         self._load_weights("validate")
 
     def on_test_start(self) -> None:
@@ -454,12 +466,28 @@ class FineTune(LightningModule):
         peak = self.peak_lr()
         rank_zero_info(self._describe_optimization(peak))
         groups = layer_decay_groups(self.vit, peak, self.weight_decay, self.layer_decay)
+        self._rates = [(group["lr"], group["weight_decay"]) for group in groups]
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=self.betas)
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step, peak))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    def _take_current_rates(self) -> None:
+        """A resumed run has the learning rates and decay of its own options, not the checkpoint's.
+
+        Torch restores both with the optimizer; where nothing was changed this changes no bit.
+        """
+        scheduler: Any = self.lr_schedulers()
+        if self.saved_progress is None or not isinstance(scheduler, LambdaLR):
+            return
+        scheduler.base_lrs = [lr for lr, _ in self._rates]
+        for group, (lr, decay), factor in zip(
+            scheduler.optimizer.param_groups, self._rates, scheduler.lr_lambdas, strict=True
+        ):
+            now = lr * factor(scheduler.last_epoch)
+            group.update(initial_lr=lr, lr=now, weight_decay=decay, betas=self.betas)
 
     def _describe_optimization(self, peak: float) -> str:
         parameters = list(self.vit.named_parameters())
@@ -493,7 +521,13 @@ class FineTune(LightningModule):
         # drop the position a resumed loader had.
         epoch = self._epoch(step) if step else 0.0
         total = self.trainer.max_epochs or -1
-        epochs = total if total > 0 else self._epoch(self.trainer.max_steps) if step else 1.0
+        epochs = (
+            total
+            if total > 0
+            else self._epoch(self._pending.max_steps(self.trainer))
+            if step
+            else 1.0
+        )
         return lr_at(epoch, peak, self.min_lr, self.warmup_epochs, epochs) / peak
 
     def _epoch(self, step: int) -> float:
@@ -504,7 +538,8 @@ class FineTune(LightningModule):
         """Share of the optimizer steps of this run that are done, 0 to 1."""
         batches = int(self.trainer.num_training_batches)
         steps_per_epoch = -(-batches // self.trainer.accumulate_grad_batches)
-        limits = [self.trainer.max_steps] if self.trainer.max_steps > 0 else []
+        max_steps = self._pending.max_steps(self.trainer)
+        limits = [max_steps] if max_steps > 0 else []
         epochs = self.trainer.max_epochs or -1
         if epochs > 0:
             limits.append(epochs * steps_per_epoch)
@@ -537,10 +572,20 @@ class FineTune(LightningModule):
             rank_zero_info("The checkpoint holds averaged weights; these are what is measured")
             # In a trainer that has trained, Lightning's callback would put the live weights back.
             checkpoint["current_model_state"] = checkpoint["state_dict"]
-        if ours.get("progress") and self._fitting:
-            self.saved_progress = Progress(**ours["progress"])
+        if not self._fitting:
+            return
+        self.saved_progress = Progress.read(checkpoint)
+        if self.saved_progress is None and ours.get("progress"):
+            raise FineTuneError(
+                "The checkpoint says where its run stood in the way of another version "
+                f"({ours.get('versions', {}).get('tome_lightning', 'unknown')}). Go on with that one, or "
+                "start anew from its weights with --init_from."
+            )
+        if self.saved_progress is not None:
             self.saved_logs = ours.get("logged", {})
             set_loops(checkpoint["loops"]["fit_loop"], continued(self.trainer, self.saved_progress))
+            self._pending.insist(self.trainer, self.saved_progress)
+        follow_folder(checkpoint["callbacks"], self.trainer)
 
 
 class _Totals(nn.Module):

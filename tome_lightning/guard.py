@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from tome_lightning.agreement import Agreement
+from tome_lightning.checkpoint_io import write_text
 
 REPORT = "non_finite.json"
 SHOWN = 8  # sample ids in a message; the file has them all
@@ -143,9 +144,8 @@ class LossGuard:
         )
         guilty = [row for row in rows if not torch.tensor(float(row["loss"])).isfinite()] or rows
         if _rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             record = step.facts._asdict() | {"skipped": self.skipped, "batches": guilty}
-            (folder / REPORT).write_text(json.dumps(record, indent=2) + "\n")
+            write_text(folder / REPORT, json.dumps(record, indent=2) + "\n")
         first, facts = guilty[0], step.facts
         ids = ", ".join(map(str, first["ids"][:SHOWN]))
         more = f" and {len(first['ids']) - SHOWN} more" if len(first["ids"]) > SHOWN else ""

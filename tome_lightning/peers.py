@@ -25,10 +25,16 @@ LOST = re.compile(
 
 def rank() -> int:
     """The number of this process, 0 the first, before any strategy is set up."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    if os.environ.get("RANK", "").isdigit():  # torchrun, which may itself run under SLURM
+        return int(os.environ["RANK"])
+    numbers = [os.environ.get(name, "") for name in ("SLURM_PROCID", "LOCAL_RANK")]
+    return max([0, *(int(number) for number in numbers if number.isdigit())])
+
+
+def one_of_several() -> bool:
+    """Whether there are other processes in this run."""
+    counts = [os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_NTASKS")]
+    return any(int(count) > 1 for count in counts if count.isdigit())
 
 
 def started_by_first() -> bool:
@@ -36,7 +42,7 @@ def started_by_first() -> bool:
 
     The first one is killed within seconds once such a process ends with anything but 0.
     """
-    elsewhere = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID", "RANK"))
+    elsewhere = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "RANK"))
     return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not elsewhere
 
 

@@ -10,7 +10,9 @@ continues correctly.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -47,9 +49,19 @@ class Progress:
         return asdict(self)
 
     @property
-    def order(self) -> tuple[int, int, bool]:
-        """Sorts states of one run by how far it had come."""
-        return self.steps, self.epoch, not self.validation_due
+    def order(self) -> tuple[int, int]:
+        """Sorts states of one run by how far it had come; a validation is soon taken again."""
+        return self.steps, self.epoch
+
+    @classmethod
+    def read(cls, saved: dict[str, Any]) -> Progress | None:
+        """What a checkpoint says; None if it says nothing that this version understands."""
+        ours = saved.get("tome_lightning")
+        progress = ours.get("progress") if isinstance(ours, dict) else None
+        known = {field.name for field in fields(cls)}
+        if not isinstance(progress, dict) or progress.keys() != known:
+            return None
+        return cls(**progress)
 
     def moved_to(self, now: Progress) -> Progress:
         """The same state of a run whose batches are of another size or spread over other processes.
@@ -63,8 +75,8 @@ class Progress:
             batches = now.epoch_batches
         else:
             batches = self.batches * self.batch // max(1, now.batch)
-            batches = min(batches, now.epoch_batches - 1)
             batches = max(batches - batches % now.accumulate, now.accumulate)
+            batches = max(1, min(batches, now.epoch_batches - 1))
         return replace(now, **_position(self) | {"batches": batches})
 
 
@@ -169,3 +181,56 @@ def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
 def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:
     completed = processed - open_
     return {"ready": begun, "started": begun, "processed": processed, "completed": completed}
+
+
+class PendingValidation:
+    """Has a validation that was due when a checkpoint was written taken, whatever made it due.
+
+    Lightning takes it where its own rules find it due again. A run that `max_steps`, a time limit or a
+    callback ended in mid-epoch is not asked, nor one that validates by the clock.
+    """
+
+    def __init__(self) -> None:
+        self._usual: tuple[Any, ...] | None = None
+
+    def max_steps(self, trainer: Any) -> int:
+        """Of the run, while it is another one for Lightning's loop."""
+        return trainer.max_steps if self._usual is None else int(self._usual[0])
+
+    def insist(self, trainer: Any, progress: Progress) -> None:
+        """Make it due, on loading a checkpoint."""
+        loop = trainer.fit_loop.epoch_loop
+        if progress.validation_due and trainer.limit_val_batches:
+            self._usual = loop.max_steps, trainer.check_val_every_n_epoch
+            loop.max_steps = -1 if loop.max_steps == -1 else max(loop.max_steps, progress.steps + 1)
+
+    def started(self, trainer: Any) -> None:
+        """Training has started: what decides on validation is set up."""
+        if self._usual is not None:
+            self._usual += (trainer.val_check_batch,)
+            trainer.val_check_batch = trainer.check_val_every_n_epoch = 1
+            trainer._last_val_time = -math.inf
+
+    def begun(self, trainer: Any) -> None:
+        """The validation has begun: all is as usual."""
+        if self._usual is not None and len(self._usual) == 3 and not trainer.sanity_checking:
+            loop = trainer.fit_loop.epoch_loop
+            loop.max_steps, trainer.check_val_every_n_epoch, trainer.val_check_batch = self._usual
+            self._usual = None
+
+
+def follow_folder(callbacks: dict[str, Any], trainer: Any) -> None:
+    """Let the callbacks of a checkpoint know where its folder is now, if it was moved.
+
+    Lightning's `ModelCheckpoint` forgets its best score where its folder has another name.
+    """
+    folder = str(Path(trainer.ckpt_path).absolute().parent)
+    for state in callbacks.values():
+        old = state.get("dirpath") if isinstance(state, dict) else None
+        if not old or old == folder or Path(old).name != Path(folder).name:
+            continue
+        state["dirpath"] = folder
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = state.get(name, "").replace(old, folder)
+        best = state.get("best_k_models", {})
+        state["best_k_models"] = {path.replace(old, folder): score for path, score in best.items()}

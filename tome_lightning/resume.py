@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,26 +83,19 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     found = []
     for path in (run_dir / "checkpoints").glob("*.ckpt"):
         try:
-            progress = saved_progress(read_header(header_file(path)))
+            saved = read_header(header_file(path))
         except CheckpointFileError as error:
             rank_zero_warn(f"{path} is passed over: {error}")
             continue
-        if progress is None:
-            rank_zero_warn(f"{path} is passed over: it does not say where its run stood")
+        progress = Progress.read(saved)
+        if progress is None or "optimizer_states" not in saved:
+            missing = "its optimizer" if progress else "where its run stood"
+            rank_zero_warn(f"{path} is passed over: it does not hold {missing}")
             continue
-        # of two that came as far, last.ckpt, which may know of a best.ckpt that was saved just before
+        # Of two that came as far it is last.ckpt: with it the end of an epoch, where callbacks have much
+        # to do, is taken again if need be.
         found.append((progress.order, path.name == LAST, path.stat().st_mtime, path))
     return max(found)[-1] if found else None
-
-
-def saved_progress(saved: dict[str, Any]) -> Progress | None:
-    """Where a run stood, as its checkpoint says; None if it does not."""
-    ours = saved.get("tome_lightning")
-    progress = ours.get("progress") if isinstance(ours, dict) else None
-    try:
-        return Progress(**progress) if progress else None
-    except TypeError:  # of another version
-        return None
 
 
 def run_dir_of(path: Path) -> Path | None:
@@ -114,7 +108,7 @@ def run_dir_of(path: Path) -> Path | None:
         return None
     newest = newest_checkpoint(directory)
     same = newest is not None and newest.samefile(path)
-    return path.parent.parent if same else None
+    return Path(os.path.relpath(directory)) if same else None
 
 
 def checkpoint_config(
@@ -162,7 +156,7 @@ def checkpoint_config(
             f"them: {', '.join(foreign)}. Name them in a recipe (--recipe FILE; the run's own "
             "config.yaml will do)."
         )
-    progress = saved_progress(saved)
+    progress = Progress.read(saved)
     steps = progress.steps - progress.validation_due if progress else None
     return SavedConfig(config, ours.get("recipe"), steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,7 +18,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
+from tome_lightning.checkpoint_io import write_text
 from tome_lightning.environment import environment
+from tome_lightning.peers import rank
 from tome_lightning.saving import LAST
 from tome_lightning.tasks import Task
 
@@ -29,8 +32,7 @@ MANY = 10  # classes, from which near-chance accuracy tells something
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes (rank 0), before any strategy is set up."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in names)
+    return rank() == 0
 
 
 def make_run_dir(
@@ -89,7 +91,8 @@ def remove_unused(directory: str | None) -> None:
     if all(file.name.startswith("events.out.tfevents") for file in files):
         for file in files:
             file.unlink()
-        Path(directory).rmdir()
+        with contextlib.suppress(OSError):  # a mount point, say
+            Path(directory).rmdir()
 
 
 def _numbered(parent: Path) -> Path:
@@ -128,15 +131,16 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.directory = Path(trainer.strategy.broadcast(str(self.directory)))
         if trainer.is_global_zero:
-            self.directory.mkdir(parents=True, exist_ok=True)
             suffix = self._suffix()
-            (self.directory / f"config{suffix}.yaml").write_text(self.config)
+            write_text(self.directory / f"config{suffix}.yaml", self.config)
             facts = json.dumps(environment() | _data_facts(trainer), indent=2)
-            (self.directory / f"environment{suffix}.json").write_text(facts + "\n")
+            write_text(self.directory / f"environment{suffix}.json", facts + "\n")
         rank_zero_info(f"Run directory: {self.directory}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = as_finetune(pl_module)
+        if not any(c.best_model_path for c in _best(trainer)):
+            self.metrics, self.counted = {}, ""  # a best.ckpt that is elsewhere, or none yet
         if module.saved_progress is not None and module.saved_progress.validation_due:
             for logger in trainer.loggers:
                 logger.log_metrics(module.saved_logs, module.saved_progress.steps - 1)
@@ -155,7 +159,8 @@ class RunRecord(Callback):
             return
         task = as_finetune(pl_module).task
         found, monitor = _metrics_of(trainer, "val", task), task.monitor
-        if found.get(monitor, -math.inf) >= self.metrics.get(monitor, -math.inf):
+        better = found.get(monitor, -math.inf) > self.metrics.get(monitor, -math.inf)
+        if better or not self.metrics:
             self.metrics = found  # those of best.ckpt
             self.counted = _counted(trainer, "val", task)
         if trainer.state.fn == "fit":
@@ -228,21 +233,16 @@ class RunRecord(Callback):
             "checkpoint": self._checkpoint(trainer),
         }
         if trainer.is_global_zero:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            write_text(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
             if bad:  # in the form that data.exclude takes
-                (self.directory / BAD_FILES).write_text(json.dumps({"bad": bad}, indent=2) + "\n")
+                write_text(self.directory / BAD_FILES, json.dumps({"bad": bad}, indent=2) + "\n")
         return summary
 
     def _checkpoint(self, trainer: Trainer) -> str | None:
         if trainer.state.fn != "fit":
             path = trainer.ckpt_path or as_finetune(trainer.lightning_module).checkpoint
             return str(path) if path else None
-        best = [
-            c.best_model_path
-            for c in trainer.checkpoint_callbacks
-            if isinstance(c, ModelCheckpoint)
-        ]
+        best = [callback.best_model_path for callback in _best(trainer)]
         last = self.directory / "checkpoints" / LAST
         return next(filter(None, best), str(last) if last.exists() else None)
 
@@ -268,6 +268,10 @@ class RunRecord(Callback):
         if trainer.state.fn == "validate":
             self.metrics, self.counted = {}, ""  # not what the checkpoint says of its run
             self.on_fit_start(trainer, pl_module)
+
+
+def _best(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
 
 
 def _in_words(metrics: Mapping[str, float]) -> str:

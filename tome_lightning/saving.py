@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.agreement import Agreement
+from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.signals import RunStopped, StopSignals
 
 LAST = "last.ckpt"
@@ -31,10 +32,9 @@ class SaveLast(Callback):
     Args:
         every_n_steps: Optimizer steps between two files; null for none of these.
         every_n_minutes: Minutes between two files; null for none of these.
-        folder: Where ``last.ckpt`` is written; by default ``checkpoints`` in the trainer's
-            ``default_root_dir``, as the command line has it.
-
     Attributes:
+        folder: Where ``last.ckpt`` is written: ``checkpoints`` in the trainer's ``default_root_dir``,
+            unless set otherwise before the run.
         saves: Whether files are written at all; a run can be asked to stop either way.
     """
 
@@ -42,19 +42,19 @@ class SaveLast(Callback):
         self,
         every_n_steps: int | None = None,
         every_n_minutes: float | None = 30.0,
-        folder: str | None = None,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
             if value is not None and not value > 0:
                 raise SavingError(f"save.{name} must be above 0, or null for never, got {value}.")
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
-        self.folder = None if folder is None else Path(folder)
+        self.folder: Path | None = None
         self.saves = True
         self.signals = StopSignals()
         self._agreement = Agreement()
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._stop, self._due = 0, False  # decided in on_train_batch_end
+        self._over: list[int | None] | None = None  # limits of a run that a callback has ended
 
     def path(self, trainer: Trainer) -> Path:
         """Where ``last.ckpt`` is."""
@@ -66,9 +66,24 @@ class SaveLast(Callback):
         if stage == "fit":  # each process knows its own run directory; the first one's counts
             self.folder = Path(trainer.strategy.broadcast(str(self.path(trainer).parent)))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The limits of a run that early stopping or the like has ended: it stays so."""
+        return {"over": self._over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self._over = state_dict.get("over")
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        launcher = getattr(trainer.strategy, "launcher", None)
-        self.signals.install(getattr(launcher, "kill", None))
+        self._listen(trainer)
+        _check_start(trainer)
+        self._stop, self._due = 0, False
+        if self._over is not None:
+            trainer.should_stop = self._over == _limits(trainer)
+            self._over = None
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     # A step is over, and logged, only after on_train_batch_end. What is decided there is done in the
@@ -100,6 +115,8 @@ class SaveLast(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not in on_train_end: there weight averaging has put its averages in place of the live weights.
         over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        over |= 0 < trainer.max_steps <= trainer.global_step
+        self._over = _limits(trainer) if trainer.should_stop else None
         if over or self._due or trainer.global_step != self._saved_step:
             self._save(trainer)
         if not over:
@@ -126,7 +143,11 @@ class SaveLast(Callback):
     ) -> None:
         """A single process whose data failed between two steps can still save the steps it took."""
         self.signals.restore()
-        if trainer.world_size > 1 or not trainer.training or isinstance(exception, RunStopped):
+        if (
+            trainer.world_size > 1
+            or not trainer.training
+            or isinstance(exception, (RunStopped, NonFiniteLossError))
+        ):
             return
         loop: Any = trainer.fit_loop.epoch_loop
         seen = loop.batch_progress.current
@@ -146,6 +167,10 @@ class SaveLast(Callback):
                 f"training is done, but {path} could not be written: {reason}. What was written before "
                 "is as it was; make room and go on from it with --resume, which repeats what is lost."
             )
+
+    def _listen(self, trainer: Trainer) -> None:
+        launcher = getattr(trainer.strategy, "launcher", None)
+        self.signals.install(getattr(launcher, "kill", None))
 
     def _agreed(self, device: torch.device) -> list[int]:
         """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
@@ -176,3 +201,25 @@ class SaveLast(Callback):
         else:
             rank_zero_info(f"{where}. Saved {path}: go on with fit --resume {path.parent.parent}")
         return stopped
+
+
+def _limits(trainer: Trainer) -> list[int | None]:
+    return [trainer.max_epochs, trainer.max_steps]
+
+
+def _check_start(trainer: Trainer) -> None:
+    """Refuse processes that have resumed from different checkpoints, or some of them from none.
+
+    Raises:
+        SavingError: On all processes.
+    """
+    if trainer.world_size == 1:
+        return
+    starts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(starts, trainer.global_step)
+    for process, start in enumerate(starts):
+        if start != starts[0]:
+            raise SavingError(
+                f"process {process} starts at step {start}, the first one at step {starts[0]}: they do "
+                "not see the same checkpoint. Put --run_dir on a disk that all machines see."
+            )

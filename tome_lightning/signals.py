@@ -6,9 +6,11 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+TWICE = 5.0  # seconds within which a signal may come again by another way: sent to a whole process group
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -32,7 +34,7 @@ class RunStopped(Exception):
 class StopSignals:
     """Remembers SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them, until `restore`.
 
-    A second one has its usual effect.
+    A second one has its usual effect, at once for Ctrl-C.
 
     Attributes:
         received: Number of the signal that came, 0 if none.
@@ -40,6 +42,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._at = 0.0
         self._usual: dict[int, Any] = {}
         self._forward: Callable[[int], None] | None = None
 
@@ -48,20 +51,25 @@ class StopSignals:
         self._forward = forward
         if threading.current_thread() is not threading.main_thread() or self._usual:
             return  # a notebook's thread has no signals of its own
+        self.received = 0
         owner = os.getpid()
 
         def remember(signum: int, frame: Any) -> None:
             if os.getpid() != owner:  # a forked child that has not set its own handlers yet
                 return
             if self.received:
-                self.restore()
-                signal.raise_signal(signum)
+                if signum == signal.SIGINT or time.monotonic() - self._at > TWICE:
+                    self.restore()
+                    # Not Lightning's own handler, which talks to other processes from wherever it is.
+                    usual = (
+                        signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler
+                    )
+                    signal.signal(signum, usual)
+                    signal.raise_signal(signum)
                 return
-            self.received = signum
-            if (
-                self._forward is not None and signum != signal.SIGINT
-            ):  # a terminal tells all by itself
-                self._forward(signum)
+            self.received, self._at = signum, time.monotonic()
+            if self._forward is not None and signum != signal.SIGINT:
+                self._forward(signum)  # Ctrl-C reaches them from the terminal
 
         for signum in STOPPING:
             usual = signal.getsignal(signum)
