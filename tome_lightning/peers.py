@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 PATIENCE = 20.0  # seconds that processes have to end by themselves
 LOST = re.compile(
-    r"connection (was )?(closed|reset|refused|broken)|closed by peer|reset by peer|broken pipe"
+    r"gloo/|connection (was )?(closed|reset|refused|broken)|closed by peer|reset by peer|broken pipe"
     r"|socket (timeout|closed|error)|timed out waiting|remote process exited|peer .*(gone|closed)"
     r"|NCCL (communicator|error)|recvValue failed|failed to (recv|send)",
     re.IGNORECASE,
@@ -33,6 +35,8 @@ def rank() -> int:
 
 def one_of_several() -> bool:
     """Whether there are other processes in this run."""
+    if torch.distributed.is_initialized():  # Lightning takes WORLD_SIZE back as it tears down
+        return torch.distributed.get_world_size() > 1
     counts = [os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_NTASKS")]
     return any(int(count) > 1 for count in counts if count.isdigit())
 
@@ -51,10 +55,17 @@ def lost_peer(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, torch.distributed.DistError):
             return True
-        if isinstance(error, (RuntimeError, ConnectionError)) and LOST.search(str(error)):
+        if isinstance(error, (RuntimeError, ConnectionError)) and (
+            LOST.search(str(error)) or _raised_by_torch_distributed(error)
+        ):
             return True
         error = error.__cause__
     return False
+
+
+def _raised_by_torch_distributed(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "distributed" in Path(frames[-1].filename).parts
 
 
 class Peers(Callback):
