@@ -242,6 +242,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation, EMA": {"accumulate_grad_batches": 2, "ema": True},
     "two validations an epoch": {"val_check_interval": 2},
+    "validations within a group": {"val_check_interval": 3, "accumulate_grad_batches": 2},
     "validation every other epoch": {"check_val_every_n_epoch": 2, "accumulate_grad_batches": 3},
     "no validation": {"limit_val_batches": 0},
     "workers": {"workers": 2},

@@ -32,6 +32,7 @@ class SaveLast(Callback):
     Args:
         every_n_steps: Optimizer steps between two files; null for none of these.
         every_n_minutes: Minutes between two files; null for none of these.
+
     Attributes:
         folder: Where ``last.ckpt`` is written: ``checkpoints`` in the trainer's ``default_root_dir``,
             unless set otherwise before the run.
@@ -108,7 +109,9 @@ class SaveLast(Callback):
         self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if not trainer.fit_loop._should_accumulate():  # val_check_interval may fall within a group
             self._save(trainer)
             self._stop_if_asked(trainer)
 
