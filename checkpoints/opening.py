@@ -55,7 +55,7 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
             return Opened(name, weights, layout_of(weights), timm_hub.family_of(name))
         elif not path.exists() and not looks_like_path(name):
             raise unknown_name(name)
-    weights, ours, mel_grid = read(path)
+    weights, ours, mel_grid, averaged = read(path)
     if ours is not None and ours not in PROP_ATTN:
         raise CheckpointError(
             f"{path} says it is of family {ours!r}, which is none of {', '.join(PROP_ATTN)}: "
@@ -71,6 +71,8 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
         mel_grid = audiomae.published_grid(weights)
     if spectrogram and family == "mae":  # in ours that is whatever was trained without merging
         family = audiomae.NAME
+    if averaged:
+        name += " (averaged weights)"
     return Opened(name, weights, layout, family, spectrogram, mel_grid)
 
 

@@ -42,6 +42,7 @@ class Checkpoint(NamedTuple):
     # time and over the mels, which the table of positions does not tell.
     family: str | None
     mel_grid: tuple[int, int] | None
+    averaged: bool = False  # the weights are an average over training
 
 
 def state_dict_of(path: str | pathlib.Path) -> dict[str, Tensor]:
@@ -77,7 +78,8 @@ def read(path: pathlib.Path) -> Checkpoint:
             f"{path} holds no weights, only {some(map(str, inner))}: "
             f"expected tensors at the top or under one of {', '.join(_CONTAINERS)}"
         )
-    return Checkpoint(_plain_names(weights), _family(content), _mel_grid(content))
+    averaged = "averaging_state" in content  # of Lightning's weight averaging
+    return Checkpoint(_plain_names(weights), _family(content), _mel_grid(content), averaged)
 
 
 def _safetensors(path: pathlib.Path) -> Mapping[str, object]:

@@ -198,8 +198,9 @@ def test_starting_from_a_run_with_averages_starts_from_these(tmp_path: Path) -> 
     average = saved(load(path), "state_dict")
     assert_equal(weights(FineTune.load_from_checkpoint(path, weights_only=True)), average)
     module = tiny()
-    checkpoints.load(module.vit, str(path), head=True)
+    report = checkpoints.load(module.vit, str(path), head=True)
     assert_equal(weights(module), average)
+    assert "best.ckpt (averaged weights)" in str(report)
 
 
 class Stop(Callback):
