@@ -252,9 +252,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 # after a batch (5 is the last one of an epoch), in a validation, after one, as an epoch starts
 CUTS = [("batches", 4), ("batches", 5), ("batches", 8), ("validation", 1), ("validated", 1)]
 CUTS += [("epochs", 1)]
+ON_DEMAND = ("no validation", "validations within a group", "workers", "frozen")
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in ON_DEMAND else [], id=name)
+        for name in SETTINGS
+    ],
+)
 def whole(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Session]:
     settings = SETTINGS[request.param]
     return settings, Session(tmp_path_factory.mktemp("whole"), **settings)

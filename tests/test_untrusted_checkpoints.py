@@ -132,10 +132,11 @@ def test_resume_auto_passes_it_over_with_a_word(
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((f"evil{ending}", kind) for ending in (".pth", ".pt", ".pyth", ".bin") for kind in KINDS),
-        *((f"evil{ending}", "zip") for ending in (".safetensors", ".npz", ".npy")),
-        *((f"evil{ending}", "pickle") for ending in (".safetensors", ".npz", ".npy")),
-        *((f"evil{ending}", "npz") for ending in (".npz", ".pth")),
+        *((f"evil{ending}", "zip") for ending in (".pth", ".pt", ".pyth", ".bin", ".npz")),
+        ("evil.safetensors", "zip"),
+        ("evil.safetensors", "pickle"),
+        ("evil.npy", "pickle"),
+        ("evil.npz", "npz"),
         ("evil.npy", "npy"),
     ],
 )
@@ -163,8 +164,10 @@ def test_a_folder_of_torch_s_own_shares_is_not_run(option, stranger, trained, ca
     assert not Path("owned").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("evil", ["rest.ckpt", "share-0-of-1.ckpt"])
+@pytest.mark.parametrize(
+    ("evil", "kind"),
+    [("rest.ckpt", "zip"), ("rest.ckpt", "pickle"), ("share-0-of-1.ckpt", "legacy")],
+)
 @pytest.mark.parametrize(
     "words",
     [
@@ -253,7 +256,10 @@ def test_lists_are_text(verb, recipe, option, stranger, trained, capfd):
     evil = Path("evil").absolute()
     write_evil(evil, "pickle", stranger / "owned", trained)
     words = [verb, f"--recipe={recipe}", f"--{option}={evil}", "--data.root=digits"]
-    words += ["--model.checkpoint=null", "--trainer.accelerator=cpu"] if verb == "fit" else []
+    small = "--model.vit.depth=1 --model.vit.embed_dim=24 --model.vit.num_heads=2".split()
+    words += (
+        ["--model.checkpoint=null", "--trainer.accelerator=cpu", *small] if verb == "fit" else []
+    )
     refused(words, capfd)
     assert not Path("owned").exists()
 
