@@ -170,7 +170,8 @@ def test_validation_sees_the_average_at_its_own_r_and_training_goes_on_as_it_was
 def test_every_file_of_a_run_holds_the_average_and_the_live_weights(tmp_path: Path) -> None:
     """The last file as well: a longer run goes on from the live weights."""
     probe = Probe()
-    last = SaveLast(every_n_steps=4, folder=str(tmp_path))
+    last = SaveLast(every_n_steps=4)
+    last.folder = tmp_path
     trainer(tmp_path, probe, ema(), best(tmp_path), last).fit(tiny(), datamodule=Noise())
     for name in ("best.ckpt", "last.ckpt"):
         checkpoint = load(tmp_path / name)
@@ -229,7 +230,8 @@ def test_a_resumed_run_ends_in_the_same_average_bit_for_bit(
             vit={"embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2},
         )  # fmt: skip
         module.restoring = resume is not None
-        last = SaveLast(every_n_steps=1, every_n_minutes=None, folder=str(folder))
+        last = SaveLast(every_n_steps=1, every_n_minutes=None)
+        last.folder = folder
         trainer(
             folder, ToMeCallback(), ema(), best(folder), last, *more, limit_train_batches=6,
             limit_val_batches=1, accumulate_grad_batches=accumulate,
