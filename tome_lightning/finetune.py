@@ -555,6 +555,9 @@ class FineTune(LightningModule):
             self._guard.settle(Path(self.trainer.default_root_dir))
             progress = progress_of(self.trainer, this_run(self.trainer, 0))
             logged = logged_last(self.trainer)
+            if self.saved_progress is not None and progress is not None:
+                resumed_here = self.saved_progress.steps == progress.steps  # not a step further yet
+                logged = logged or (self.saved_logs if resumed_here else {})
         checkpoint["tome_lightning"] = {
             "progress": progress and progress.as_dict(),
             "logged": logged,
