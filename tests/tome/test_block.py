@@ -8,7 +8,8 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from tome_lightning.tome import TokenState, bipartite_soft_matching
-from tome_lightning.tome.block import head_mean_keys, merging_block, size_bias
+from tome_lightning.tome.attention import size_bias
+from tome_lightning.tome.block import head_mean_keys, merging_block
 
 from .oracle import Token, run_block
 from .tiny import randomise

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tome_lightning.tome.attention import attend
 from tome_lightning.tome.matching import bipartite_soft_matching
 from tome_lightning.tome.merge import merge_tokens
 from tome_lightning.tome.state import TokenState
@@ -32,36 +33,14 @@ def merging_block(
         N - r tokens.
     """
     normed = block.norm1(state.x)
-    bias = size_bias(state.size, normed) if prop_attn else None
-    x = state.x + block.drop_path1(block.ls1(block.attn(normed, attn_mask=bias)))
+    attended = attend(block.attn, normed, state.size if prop_attn else None)
+    x = state.x + block.drop_path1(block.ls1(attended))
     state = state._replace(x=x)
     if r:
         matching = bipartite_soft_matching(head_mean_keys(block.attn, normed), r, num_prefix)
         state = merge_tokens(state, matching)
     x = state.x
     return state._replace(x=x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))
-
-
-def size_bias(size: Tensor | None, like: Tensor) -> Tensor | None:
-    """Proportional attention: ``log(size)`` as an additive attention bias over the keys.
-
-    ``softmax(q k / sqrt(d) + log s)`` is attention over keys repeated s times (ToMe, equation 1).
-
-    Args:
-        size: ``[B, N, 1]``, or ``None`` when every token is one patch.
-        like: Where the bias is used; it gets the dtype that attention will run in, because an
-            fp32 mask beside bf16 queries was misread by some cuDNN attention kernels.
-
-    Returns:
-        ``[B, 1, 1, N]``, or ``None`` where a bias would be all zeros (the fused kernel keeps its
-        mask-free path).
-    """
-    if size is None:
-        return None
-    device = like.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-    log = size.to(torch.promote_types(dtype, torch.float32)).log()
-    return log.to(dtype).transpose(1, 2).unsqueeze(1)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,18 +24,18 @@ def merge_tokens(state: TokenState, matching: Matching) -> TokenState:
     Returns:
         N - r tokens, in the matching's order.
     """
-    x = state.x.to(torch.promote_types(state.x.dtype, torch.float32))
-    size = state.size
-    if size is None:  # every token is one patch: nothing to multiply
-        total = _sum_groups(x, matching)
-        new_size = _sum_groups(x.new_ones(*x.shape[:2], 1, dtype=torch.float32), matching)
-    else:
-        total = _sum_groups(x * size, matching)
-        new_size = _sum_groups(size, matching)
-    source = state.source
+    x, size, source = state
+    new_size = _new_size(size, matching)
+    wants_grad = torch.is_grad_enabled() and x.requires_grad
+    if wants_grad or source is not None:
+        index = output_index(matching)
     if source is not None:
-        source = output_index(matching).gather(1, source)
-    return TokenState((total / new_size).to(state.x.dtype), new_size, source)
+        source = index.gather(1, source)
+    if wants_grad:
+        x = _GroupMean.apply(x, size, new_size, index, *matching)
+    else:
+        x = _group_mean(x, size, new_size, matching)
+    return TokenState(x, new_size, source)
 
 
 def output_index(matching: Matching) -> Tensor:
@@ -69,10 +71,69 @@ def restore_order(x: Tensor, source: Tensor) -> Tensor:
     Returns:
         ``[B, N0, C]``: position i holds the value of the token that input token i ended in.
     """
-    return x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    return _rows(x, source)
 
 
-def _sum_groups(x: Tensor, matching: Matching) -> Tensor:
-    """``[B, N, C] -> [B, N - r, C]``: kept tokens plus the sources that land on them."""
-    keep, src, dst = (index.unsqueeze(-1).expand(-1, -1, x.shape[-1]) for index in matching)
-    return x.gather(1, keep).scatter_add(1, dst, x.gather(1, src))
+class _GroupMean(torch.autograd.Function):
+    """``_group_mean`` whose gradient is one gather: a token's is its share of its group's.
+
+    Left to autograd, the gradient of the gathers would be scattered sums over all tokens, which on a
+    GPU are atomic.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        size: Tensor | None,
+        new_size: Tensor,
+        index: Tensor,
+        *matching: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(size, new_size, index)
+        return _group_mean(x, size, new_size, Matching(*matching))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        size, new_size, index = ctx.saved_tensors
+        grad = grads[0]
+        of_group = new_size.to(_wide(grad)).gather(1, index.unsqueeze(-1))
+        share = of_group.reciprocal() if size is None else size / of_group
+        return (_rows(grad, index) * share).to(grad.dtype), None, None, None, None, None, None
+
+
+def _group_mean(x: Tensor, size: Tensor | None, new_size: Tensor, matching: Matching) -> Tensor:
+    """``[B, N, C] -> [B, N - r, C]``: the size-weighted mean of kept tokens and what lands on them."""
+    keep, src, dst = matching
+    wide = x.to(_wide(x))
+    if size is not None:  # else every token is one patch: nothing to multiply
+        wide = wide * size
+    # Whole rows: gathering along dim 1 with an expanded index copies number by number on a CPU.
+    total = _rows(wide, keep).flatten(0, 1)
+    total = total.index_add(0, _flat(dst, keep.shape[1]), _rows(wide, src).flatten(0, 1))
+    return (total.unflatten(0, keep.shape) / new_size).to(x.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _new_size(size: Tensor | None, matching: Matching) -> Tensor:
+    """Patches of each output token, ``[B, N - r, 1]``, float32."""
+    keep, src, dst = (index.unsqueeze(-1) for index in matching)
+    if size is None:
+        ones = torch.ones(1, 1, 1, device=keep.device)
+        return ones.expand(keep.shape).scatter_add(1, dst, ones.expand(dst.shape))
+    return size.gather(1, keep).scatter_add(1, dst, size.gather(1, src))
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``[B, N, C]`` by an index ``[B, M]``: ``[B, M, C]``."""
+    rows = x.flatten(0, 1).index_select(0, _flat(index, x.shape[1]))
+    return rows.unflatten(0, index.shape)
+
+
+def _flat(index: Tensor, length: int) -> Tensor:
+    """An index into each of B rows of that length as one into all of them: ``[B, M] -> [B * M]``."""
+    first = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * length
+    return (index + first).flatten()

@@ -11,7 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tome_lightning.tome.block import merging_block, size_bias
+from tome_lightning.tome.attention import masked_kernels, size_bias
+from tome_lightning.tome.block import merging_block
 from tome_lightning.tome.merge import restore_order
 from tome_lightning.tome.plan import R, check_r, layer_plan
 from tome_lightning.tome.state import TokenState
@@ -282,7 +283,8 @@ class ToMeViT(nn.Module):
     def _weighted_pool(self, x: Tensor, size: Tensor) -> Tensor:
         """Pool as if every merged token were there once for each of its patches."""
         if self.vit.attn_pool is not None:
-            return self.vit.attn_pool(x, attn_mask=size_bias(size, x))
+            with masked_kernels(x.device):
+                return self.vit.attn_pool(x, attn_mask=size_bias(size, x))
         mean = ((x * size).sum(dim=1) / size.sum(dim=1)).to(x.dtype)
         if self.vit.global_pool == "avgmax":
             return 0.5 * (x.amax(dim=1) + mean)
