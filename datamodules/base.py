@@ -2,6 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -9,11 +11,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
-from datamodules.samples import Samples
+from datamodules.samples import Key, Samples
 
 __all__ = ["DataError", "LabelledData"]
 
@@ -37,6 +40,10 @@ class LabelledData(LightningDataModule, ABC):
     is with `check`, `build` and `class_names`. One with an attribute `repeat_aug` trains on that many
     views of each sample: its training samples are `[repeat_aug, C, ...]`, its batches
     `[B * repeat_aug, C, ...]`.
+
+    Pixels leave the loader as uint8. In a Trainer that is given the data module, not its loaders, they
+    reach the model float32, normalised and in training erased on its device. A loop of your own does
+    that with `data.prepare(x.to(device))`, in training with `data.prepare(x.to(device), train_ids=id)`.
 
     Args:
         batch_size: Training samples in a batch on each process.
@@ -78,6 +85,7 @@ class LabelledData(LightningDataModule, ABC):
         self.max_retries = max_retries
         self.max_corrupt_share = max_corrupt_share
         self._samples: dict[str, Samples] = {}
+        self._on_device: Callable[[Tensor, Sequence[Key] | None], Tensor] | None = None
         for name in (
             "batch_size",
             "eval_batch_size",
@@ -148,7 +156,7 @@ class LabelledData(LightningDataModule, ABC):
         return self._samples[split]
 
     def train_dataloader(self) -> Loader:
-        """Batches x `[B, C, ...]`, shuffled, the last incomplete one dropped."""
+        """Batches x `[B, C, ...]`, shuffled, the last incomplete one dropped; pixels are uint8."""
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
@@ -162,6 +170,45 @@ class LabelledData(LightningDataModule, ABC):
     def predict_dataloader(self) -> Loader:
         """The same as `test_dataloader`."""
         return self._loader("test")
+
+    def transfer_batch_to_device(
+        self, batch: Sequence[Tensor], device: torch.device, dataloader_idx: int
+    ) -> list[Tensor]:
+        """Lightning's copy of a batch `(x, y, id)` to the device, and `prepare` there."""
+        x, y, ids = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if self.trainer is None:
+            return [self.prepare(x), y, ids]
+        # the ids of before the copy: to read those on the device would be to wait for it
+        x = self.prepare(x, train_ids=batch[2] if self.trainer.training else None)
+        # once more, since uint8 passed it by: bf16-true and 64-true want x in their own type
+        x = self.trainer.precision_plugin.convert_input(x)
+        return [x, y, ids]
+
+    def prepare(self, x: Tensor, train_ids: Tensor | None = None) -> Tensor:
+        """What the model takes: pixels of a batch float32 and normalised, erased in training.
+
+        Runs on the device of x and never waits for it. A float x, which a worker has finished, is
+        given back as it is.
+
+        Args:
+            x: `[B, ...]` of a batch.
+            train_ids: The ids `[B]` of a training batch, on the CPU; None erases nothing. What is
+                erased depends on (seed, epoch, id) and on how often the id came before in the batch.
+
+        Raises:
+            DataError: `train_ids` are given and `setup` has not made the training split.
+        """
+        if self._on_device is None or x.dtype != torch.uint8:
+            return x
+        return self._on_device(x, None if train_ids is None else self._keys(train_ids))
+
+    def _keys(self, train_ids: Tensor) -> list[Key]:
+        samples, seen = self.samples("train"), Counter[int]()
+        keys: list[Key] = []
+        for index in train_ids.tolist():  # the views of a sample have one id
+            keys.append((samples.seed, samples.epoch, index, seen[index]))
+            seen[index] += 1
+        return keys
 
     def train_batches(self, processes: int = 1) -> int:
         """Batches in a training epoch on each of so many processes."""

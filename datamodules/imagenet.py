@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import LabelledData, require
 from datamodules.errors import DataError
 from datamodules.filelist import FileList, class_folders, read_list, read_names, scan_folder
+from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.transforms import EvalTransform, Interpolation, read_image, train_transform
 
@@ -19,8 +20,8 @@ class ImageNet(LabelledData):
 
     The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
     class; hidden files and folders are left out. `test` is `root/test` if that has class folders,
-    else `val`. Training x: `[B, C, size, size]`; evaluation x: `[B, 1, C, size, size]`. The
-    defaults are MAE's fine-tuning recipe for ImageNet-1k.
+    else `val`. Training x: `[B, C, size, size]`; evaluation x: `[B, 1, C, size, size]`; uint8 from the
+    loader, see `prepare`. The defaults are MAE's fine-tuning recipe for ImageNet-1k.
 
     Args:
         root: Folder of the data set.
@@ -115,9 +116,7 @@ class ImageNet(LabelledData):
         require("std", std, all(value > 0 for value in std), "above 0")
         for name, pair in (("scale", scale), ("ratio", ratio)):
             require(name, pair, 0 < pair[0] <= pair[1], "a range (low, high) above 0")
-        for name, share in (("hflip", hflip), ("reprob", reprob)):
-            require(name, share, 0 <= share <= 1, "in [0, 1]")
-        require("recount", recount, recount >= 1, "1 or more")
+        require("hflip", hflip, 0 <= hflip <= 1, "in [0, 1]")
         known = interpolation in ("bilinear", "bicubic")
         require("interpolation", interpolation, known, "bilinear or bicubic")
         if crop_pct is None:
@@ -129,10 +128,10 @@ class ImageNet(LabelledData):
                 "set one of the two to null"
             )
         self._train_transform = train_transform(
-            size, tuple(mean), tuple(std), scale, ratio, hflip, auto_augment,
-            color_jitter, interpolation, reprob, remode, recount,
-        )  # fmt: skip
-        self._eval_transform = EvalTransform(size, tuple(mean), tuple(std), crop_pct, interpolation)
+            size, tuple(mean), scale, ratio, hflip, auto_augment, color_jitter, interpolation
+        )
+        self._eval_transform = EvalTransform(size, crop_pct, interpolation)
+        self._on_device = DeviceTransform(tuple(mean), tuple(std), 2, reprob, remode, recount)
 
     def check(self, stage: str | None = None) -> None:
         """Refuse a missing root, split or list and class folders that differ; reads no image.

@@ -20,6 +20,7 @@ from datamodules.filelist import (
     read_names,
     scan_folder,
 )
+from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.video_check import VideoCheck
 from datamodules.video_transforms import ClipEvalTransform, ClipTrainTransform
@@ -33,8 +34,9 @@ class Kinetics400(LabelledData):
     A list, where there is one, has one `path label` or `path,label` a line; paths start from root.
     `test` is `val` where there is no test list or folder. Training x: `[B * repeat_aug, C, T, size,
     size]`; validation x: `[B, 1, C, T, size, size]`, the centre of the video; test x: `[B, V, C, T,
-    size, size]` with V = test_clips * test_crops views, view v of clip v // test_crops. The defaults
-    are those of MAE-ST's fine-tuning.
+    size, size]` with V = test_clips * test_crops views, view v of clip v // test_crops. Training x is
+    uint8 from the loader, see `prepare`; evaluation x is float32, since frames rounded to uint8 would
+    not be the published protocol. The defaults are those of MAE-ST's fine-tuning.
 
     Args:
         root: Folder of the data set.
@@ -150,14 +152,14 @@ class Kinetics400(LabelledData):
         self.sample_shape = (len(mean), frames, size, size)  # of one view
         self._class_names: list[str] | None = None
         self._files: dict[str, FileList] = {}
-        self._train_transform = ClipTrainTransform(
-            size, tuple(mean), tuple(std), scale, ratio, hflip, auto_augment,
-            reprob, remode, recount, repeat_aug,
-        )  # fmt: skip
         self._eval_transforms = {
             split: ClipEvalTransform(size, crops, tuple(mean), tuple(std))
             for split, crops in (("val", 1), ("test", test_crops))
         }
+        self._train_transform = ClipTrainTransform(
+            size, len(mean), scale, ratio, hflip, auto_augment, repeat_aug
+        )
+        self._on_device = DeviceTransform(tuple(mean), tuple(std), 3, reprob, remode, recount)
 
     def check(self, stage: str | None = None) -> None:
         """Find the decoder and list the videos of the splits that `stage` needs; opens none.

@@ -77,7 +77,7 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, int | Tensor, int]:
         index = number % len(self)
-        return *self.make(index, (self.seed, int(self._epoch), number)), index
+        return *self.make(index, (self.seed, self.epoch, number)), index
 
     def __iter__(self) -> Iterator[tuple[Tensor, int | Tensor, int]]:
         return map(self.__getitem__, range(len(self)))  # Python's own would go on to the repeats
@@ -93,6 +93,11 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of the transforms, in this process and in living workers."""
         self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the random draws."""
+        return int(self._epoch)
 
     def path(self, index: int) -> str:
         """Full path of one file."""
@@ -110,7 +115,7 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
         shown = "; ".join(f"{self.path(index)} ({error})" for index, error in new)
         fate = "left out of the metrics" if self.evaluation else "replaced by others of their class"
         return (
-            f"{self.name}, epoch {int(self._epoch)}: {failures} reads failed; {self.bad.count} of "
+            f"{self.name}, epoch {self.epoch}: {failures} reads failed; {self.bad.count} of "
             f"{self.bad.seen} files seen so far cannot be read and were {fate}, for example {shown}"
         )
 

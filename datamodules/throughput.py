@@ -86,8 +86,8 @@ class Ours:
         self.centre = ClipEvalTransform(size, 1, MEAN, STD)
         # MAE-ST's
         self.augment = ClipTrainTransform(
-            size, MEAN, STD, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), hflip=0.5,
-            auto_augment="rand-m7-mstd0.5-inc1", reprob=0.25, remode="pixel", recount=1, repeat_aug=2,
+            size, 3, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), hflip=0.5,
+            auto_augment="rand-m7-mstd0.5-inc1", repeat_aug=2,
         )  # fmt: skip
 
     def _open_and_read(self, path: str, indices: list[int]) -> Tensor:
@@ -104,7 +104,7 @@ class Ours:
         return self.centre(self.frames(path, indices)[None])
 
     def augmented(self, path: str, indices: list[int]) -> Tensor:
-        """float32 `[2, 3, T, size, size]`, as in training."""
+        """uint8 `[2, 3, T, size, size]`, as in training."""
         return self.augment(self.frames(path, indices))
 
 

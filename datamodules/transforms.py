@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
 from PIL import Image
 from timm.data import auto_augment as timm_ops
 from timm.data.transforms_factory import create_transform
@@ -36,23 +35,20 @@ def read_image(path: str, channels: int) -> Image.Image:
 def train_transform(
     size: int,
     mean: tuple[float, ...],
-    std: tuple[float, ...],
     scale: tuple[float, float],
     ratio: tuple[float, float],
     hflip: float,
     auto_augment: str | None,
     color_jitter: float | None,
     interpolation: Interpolation,
-    reprob: float,
-    remode: str,
-    recount: int,
 ) -> Callable[[Image.Image], Tensor]:
-    """Random resized crop, flip, RandAugment, normalise, erase: timm's order, which is MAE's.
+    """Random resized crop, flip, RandAugment: timm's order, which is MAE's; the rest is on the device.
 
-    The random draws come from the generators of random, numpy and torch.
+    The random draws come from the generators of random, numpy and torch. `mean` fills what a rotation,
+    shear or shift uncovers.
 
     Returns:
-        A function from an image to `[C, size, size]` float32.
+        A function from an image to `[C, size, size]` uint8.
 
     Raises:
         DataError: timm does not understand `auto_augment` or another setting.
@@ -68,17 +64,13 @@ def train_transform(
             auto_augment=auto_augment,
             interpolation=interpolation,
             mean=mean,
-            std=std,
-            re_prob=reprob,
-            re_mode=remode,
-            re_count=recount,
+            normalize=False,
         )
         allow_zero_bits(transform)
     except (AssertionError, KeyError, ValueError, IndexError) as error:
         raise DataError(
-            f"timm cannot build the training transforms from auto_augment={auto_augment!r}, "
-            f"remode={remode!r} ({type(error).__name__} {error}); "
-            "MAE's are rand-m9-mstd0.5-inc1 and pixel"
+            f"timm cannot build the training transforms from auto_augment={auto_augment!r} "
+            f"({type(error).__name__} {error}); MAE's is rand-m9-mstd0.5-inc1"
         ) from None
     return transform
 
@@ -110,20 +102,13 @@ def posterize(image: Image.Image, bits: int, **unused: Any) -> Image.Image:
 
 
 class EvalTransform:
-    """Resize the short side to `int(size / crop_pct)`, crop the centre, normalise.
+    """Resize the short side to `int(size / crop_pct)`, crop the centre.
 
     Returns:
-        `[1, C, size, size]` float32: one view.
+        `[1, C, size, size]` uint8: one view.
     """
 
-    def __init__(
-        self,
-        size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        crop_pct: float,
-        interpolation: Interpolation,
-    ) -> None:
+    def __init__(self, size: int, crop_pct: float, interpolation: Interpolation) -> None:
         self.transform = v2.Compose(
             [
                 v2.Resize(
@@ -131,8 +116,6 @@ class EvalTransform:
                 ),
                 v2.CenterCrop(size),
                 v2.PILToTensor(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(list(mean), list(std)),
             ]
         )
 

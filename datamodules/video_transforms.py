@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_transform
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import v2
@@ -28,22 +27,19 @@ FILL = 128  # of what a rotation, shear or shift uncovers: timm's grey
 
 
 class ClipTrainTransform:
-    """RandAugment, random resized crop, flip, normalise, erase: `repeat_aug` times.
+    """RandAugment, random resized crop, flip: `repeat_aug` times; the rest is done on the device.
 
-    The random draws come from the CPU generators of random, numpy and torch. An erased box is the
-    same in all frames, its noise is not.
+    The random draws come from the CPU generators of random, numpy and torch. To be shipped as uint8 the
+    resized frames are rounded, by half a grey level at most, where MAE-ST leaves fractions; those of
+    `ClipEvalTransform` are exact.
 
     Args:
         size: Side of the square frames in pixels.
-        mean: Mean of each channel on the scale 0 to 1; one number makes the clip grey.
-        std: Standard deviation of each channel on the same scale.
+        channels: 3 for RGB, 1 for grey.
         scale: Range of the random crop's share of the frame's area.
         ratio: Range of the random crop's width over height.
         hflip: Probability of a horizontal flip.
         auto_augment: timm's string for RandAugment; None for none.
-        reprob: Probability of random erasing.
-        remode: What erased pixels become: noise (pixel), one colour (rand), zero (const).
-        recount: Greatest number of erased boxes.
         repeat_aug: Augmentations R of a decoded clip.
 
     Raises:
@@ -53,46 +49,39 @@ class ClipTrainTransform:
     def __init__(
         self,
         size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        channels: int,
         scale: tuple[float, float],
         ratio: tuple[float, float],
         hflip: float,
         auto_augment: str | None,
-        reprob: float,
-        remode: str,
-        recount: int,
         repeat_aug: int,
     ) -> None:
-        _check_input(size, mean, std)
+        require("size", size, size >= 1, "1 or more")
+        require("channels", channels, channels in (1, 3), "1 or 3")
         for name, pair in (("scale", scale), ("ratio", ratio)):
             require(name, pair, 0 < pair[0] <= pair[1], "a range (low, high) above 0")
-        for name, share in (("hflip", hflip), ("reprob", reprob)):
-            require(name, share, 0 <= share <= 1, "in [0, 1]")
-        require("remode", remode, remode in ("pixel", "rand", "const"), "pixel, rand or const")
-        for name, count in (("recount", recount), ("repeat_aug", repeat_aug)):
-            require(name, count, count >= 1, "1 or more")
+        require("hflip", hflip, 0 <= hflip <= 1, "in [0, 1]")
+        require("repeat_aug", repeat_aug, repeat_aug >= 1, "1 or more")
         self.size = size
+        self.channels = channels
         self.repeat_aug = repeat_aug
-        self.mean, self.std = _per_channel(mean), _per_channel(std)
-        self.augment = None if auto_augment is None else rand_augment(auto_augment, len(mean))
+        self.augment = None if auto_augment is None else rand_augment(auto_augment, channels)
         self.crop = v2.RandomResizedCrop(size, scale, ratio)
         self.flip = v2.RandomHorizontalFlip(hflip)
-        self.erase = RandomErasing(reprob, mode=remode, max_count=recount, device="cpu")
 
     def __call__(self, clip: Tensor) -> Tensor:
-        """uint8 `[T, H, W, 3]` to float32 `[R, C, T, size, size]`."""
-        clip = _with_channels(clip, len(self.mean))
+        """uint8 `[T, H, W, 3]` to uint8 `[R, C, T, size, size]`."""
+        clip = _with_channels(clip, self.channels)
         frames = _to_pil(clip) if self.augment else []
-        views = torch.empty(self.repeat_aug, len(self.mean), len(clip), self.size, self.size)
+        shape = (self.repeat_aug, self.channels, len(clip), self.size, self.size)
+        views = torch.empty(shape, dtype=torch.uint8)
         for view in views:
             if self.augment:
                 clip = _from_pil(same_draw(self.augment, frames))
             planes = clip.permute(3, 0, 1, 2)  # [C, T, H, W]
             box = self.crop.make_params([planes])
             resized = resize(F.crop(planes, **box), [self.size, self.size])
-            torch.sub(self.flip(resized), self.mean, out=view).div_(self.std)
-            self.erase(view.flatten(0, 1))  # in place; an image of C * T channels has one box
+            view.copy_(self.flip(resized.round_()))
         return views
 
 

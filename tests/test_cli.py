@@ -293,7 +293,7 @@ def test_validate_measures_published_weights_without_training(run, images, tmp_p
     data.setup("validate")
     (x, y, _) = next(iter(data.val_dataloader()))
     with torch.no_grad():
-        expected = (vit(x.flatten(0, 1)).argmax(-1) == y).float().mean().item()
+        expected = (vit(data.prepare(x).flatten(0, 1)).argmax(-1) == y).float().mean().item()
     assert summary_of(Path("out"))["metrics"]["top1"] == pytest.approx(expected)
     assert "dense model" in err
 
@@ -530,11 +530,12 @@ def test_predict_writes_the_best_classes_of_every_sample(run, trained):
         f"{x}{k}" for x in ("class", "score") for k in range(1, 6)
     }
     module = FineTune.load_from_checkpoint(best).eval()
+    from datamodules.on_device import DeviceTransform
     from datamodules.transforms import EvalTransform, read_image
 
-    view = EvalTransform(28, (0.1307,), (0.3081,), 1.0, "bicubic")
+    view = EvalTransform(28, 1.0, "bicubic")(read_image(rows[7]["file"], 1))
     with torch.no_grad():
-        scores = module(view(read_image(rows[7]["file"], 1))).softmax(dim=1)[0]
+        scores = module(DeviceTransform((0.1307,), (0.3081,), 2)(view)).softmax(dim=1)[0]
     assert float(rows[7]["score1"]) == pytest.approx(scores.max().item(), abs=1e-5)
     assert rows[7]["class1"] == str(scores.argmax().item())
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from tome_lightning.compiling import allow_graphs, count_graphs
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
 from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
 from tome_lightning.tome.plan import R
@@ -69,6 +70,21 @@ class ToMeCallback(Callback):
             if r is not None:
                 as_finetune(pl_module).check_r(r, tokens)
         rank_zero_info(self.describe(as_finetune(pl_module), stage))
+        if as_finetune(pl_module).compiles:
+            graphs = self.graphs(model, stage)
+            allow_graphs(graphs)
+            rank_zero_info(f"torch.compile: at most {graphs} graphs, each when it is first needed")
+
+    def graphs(self, model: ToMeViT, stage: str) -> int:
+        """How many graphs a compiled run makes at most: r of the schedule, dense if it is compared,
+        and evaluation."""
+        evaluated = tuple(_plan(model, self._evaluated(model.r), model.num_tokens))
+        if stage != "fit":
+            return count_graphs([], evaluated)
+        trained = self.schedule.values(self._target(model.r), model.depth)
+        trained += [0, self._target(model.r)] if self.compare_dense else []
+        plans = [tuple(_plan(model, r, model.train_tokens)) for r in trained]
+        return count_graphs(plans, evaluated)
 
     def describe(self, module: FineTune, stage: str) -> str:
         """The token table of this stage: what enters each block and what was clamped.

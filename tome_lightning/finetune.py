@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
 from tome_lightning.batches import accumulate_to, continued, effective_batch, factors, this_run
+from tome_lightning.compiling import OneShape, compile_model
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
@@ -78,6 +81,8 @@ class FineTune(LightningModule):
             has others is told so.
         non_finite: What a NaN or infinite loss does, on all processes alike: ``stop`` the run, or
             ``skip`` the step, which on CUDA costs waiting for the device at each step.
+        compile: Compile the model with torch.compile: one graph for each r that is trained at and
+            one for evaluation. The first step of each takes a minute or more.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class FineTune(LightningModule):
         grad_checkpointing: bool = False,
         effective_batch: int | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.input = _rebuild(input, Input)
@@ -119,6 +125,7 @@ class FineTune(LightningModule):
         self.recipe_batch = effective_batch
         self.keep_effective_batch = False  # accumulate as many batches as make recipe_batch
         self.non_finite = non_finite
+        self.compiles = compile
 
         self._check_numbers()
         vit = dict(vit or {})
@@ -159,6 +166,7 @@ class FineTune(LightningModule):
         self.saved_logs: dict[str, float] = {}  # what its last step has logged
         self._guard = LossGuard(non_finite)
         self._pending = PendingValidation()
+        self._run_in_evaluation = OneShape()
         self._rates: list[tuple[float, float]] = []  # peak and decay of each group, by our options
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
         # record of hyper-parameters would lose which Input and which Task this is.
@@ -183,6 +191,7 @@ class FineTune(LightningModule):
                 "grad_checkpointing": grad_checkpointing,
                 "effective_batch": effective_batch,
                 "non_finite": non_finite,
+                "compile": compile,
             },
             logger=False,
         )
@@ -231,7 +240,8 @@ class FineTune(LightningModule):
         at_once = max(len(x), getattr(data, "eval_batch_size", 0))
         # Rounded to bfloat16 many samples tie, and ties move a mAP.
         views = x.flatten(0, 1).split(at_once)
-        logits = [self.model(some, autocast_head=False) for some in views]
+        run = self._run_in_evaluation
+        logits = [run(self.model, some, autocast_head=False) for some in views]
         return self.task.scores(torch.cat(logits).unflatten(0, x.shape[:2]))
 
     def _evaluate(
@@ -287,6 +297,9 @@ class FineTune(LightningModule):
             self._head_is_new = True
             self._init_head()
             self._tell_averages()
+        if self.compiles:
+            self._check_compiles()
+            compile_model(self.model)
 
     def on_train_start(self) -> None:
         self._take_current_rates()
@@ -304,7 +317,11 @@ class FineTune(LightningModule):
         words = np.random.SeedSequence(place).generate_state(4)
         random.seed(words.tobytes())
         np.random.seed(words)
-        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+        number = int(words[0]) << 32 | int(words[1])
+        # torch.manual_seed writes a stack trace for each kind of device that is not in use
+        torch.default_generator.manual_seed(number)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(number)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         facts = Facts(
@@ -408,6 +425,13 @@ class FineTune(LightningModule):
             f"of {self.input.axes.replace(' x ', ', ')}."
         )
 
+    def _check_compiles(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            raise FineTuneError(
+                "model.compile does not go with sharded weights (trainer.strategy "
+                "fsdp2), which blocks gather as they run. Use ddp, or --model.compile false."
+            )
+
     def _check_labels(self, multi_label: bool) -> None:
         if multi_label == self.task.multi_label:
             return
@@ -467,12 +491,19 @@ class FineTune(LightningModule):
         rank_zero_info(self._describe_optimization(peak))
         groups = layer_decay_groups(self.vit, peak, self.weight_decay, self.layer_decay)
         self._rates = [(group["lr"], group["weight_decay"]) for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=peak, betas=self.betas)
+        optimizer = torch.optim.AdamW(groups, lr=peak, betas=self.betas, fused=self._fuses())
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step, peak))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    def _fuses(self) -> bool:
+        """Whether the optimizer's step is one kernel: not for sharded weights, nor with a scaler of
+        float16 gradients, which a fused step would have to divide itself, unclipped."""
+        plain = not any(isinstance(p, DTensor) for p in self.vit.parameters())
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return plain and not scaled and self.device.type in ("cpu", "cuda")
 
     def _take_current_rates(self) -> None:
         """A resumed run has the learning rates and decay of its own options, not the checkpoint's.

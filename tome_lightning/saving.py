@@ -174,6 +174,11 @@ class SaveLast(Callback):
     def _listen(self, trainer: Trainer) -> None:
         launcher = getattr(trainer.strategy, "launcher", None)
         self.signals.install(getattr(launcher, "kill", None))
+        # Lightning asks the first process before each batch whether a SIGTERM has come, and waits for
+        # the device to know. It never has: ours takes the signals, and all agree without waiting.
+        loop: Any = trainer.fit_loop.epoch_loop
+        if hasattr(loop, "_broadcast_sigterm_tensor"):
+            loop._broadcast_sigterm_tensor = _nothing_to_ask
 
     def _agreed(self, device: torch.device) -> list[int]:
         """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
@@ -204,6 +209,10 @@ class SaveLast(Callback):
         else:
             rank_zero_info(f"{where}. Saved {path}: go on with fit --resume {path.parent.parent}")
         return stopped
+
+
+def _nothing_to_ask() -> None:
+    pass
 
 
 def _limits(trainer: Trainer) -> list[int | None]:

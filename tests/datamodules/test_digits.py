@@ -58,6 +58,7 @@ def test_batches_are_grey_and_normalised(digits_root: Path) -> None:
     assert x.shape == (100, 1, 1, 28, 28)
     assert y.tolist() == [0] * 100
     file = np.array(Image.open(data.samples("val").path(0)))
+    x = data.prepare(x)
     torch.testing.assert_close(x[0, 0, 0], (torch.from_numpy(file) / 255 - 0.1307) / 0.3081)
 
 

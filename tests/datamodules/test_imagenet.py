@@ -38,7 +38,7 @@ def test_batches_keep_the_contract(make_folder) -> None:
     data = small(make_folder(), eval_batch_size=5)
     data.setup()
     x, y, ids = next(iter(data.train_dataloader()))
-    assert (x.shape, x.dtype) == ((4, 3, 16, 16), torch.float32)
+    assert (x.shape, x.dtype) == ((4, 3, 16, 16), torch.uint8)
     assert (y.shape, y.dtype, ids.shape, ids.dtype) == ((4,), torch.int64, (4,), torch.int64)
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
         x, y, ids = next(iter(loader))

@@ -196,7 +196,7 @@ def test_training_batches_hold_every_repeat_of_each_video(make_videos) -> None:
     data = open_videos(make_videos(), repeat_aug=2, batch_size=4)
     x, y, ids = next(iter(data.train_dataloader()))
     assert x.shape == (8, 3, 8, 64, 64)
-    assert x.dtype == torch.float32
+    assert x.dtype == torch.uint8
     assert y.shape == ids.shape == (8,)
     assert torch.equal(ids[:4], ids[4:])
     assert torch.equal(y, torch.from_numpy(data.files("train").labels)[ids])
@@ -209,7 +209,7 @@ def test_repeats_are_views_of_the_same_decoded_frames(make_videos) -> None:
     data = open_videos(make_videos(), repeat_aug=2, **PLAIN)
     x, _, _ = next(iter(data.train_dataloader()))
     assert torch.equal(x[:2], x[2:])
-    frames = numbers(x[0])
+    frames = numbers(data.prepare(x[0]))
     assert frames == sorted(frames)
     assert len(set(frames)) == 8
 
@@ -220,9 +220,10 @@ def test_training_clips_move_from_epoch_to_epoch_and_repeat_under_the_same_seed(
     root = make_videos()
 
     def starts(epoch: int) -> list[int]:
-        samples = open_videos(root, repeat_aug=1, **PLAIN).samples("train")
+        data = open_videos(root, repeat_aug=1, **PLAIN)
+        samples = data.samples("train")
         samples.set_epoch(epoch)
-        return [numbers(samples[i][0][0])[0] for i in range(6)]
+        return [numbers(data.prepare(samples[i][0][0]))[0] for i in range(6)]
 
     first, second = starts(0), starts(1)
     assert first == starts(0)

@@ -25,12 +25,11 @@ from datamodules.video_transforms import (
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAE_ST, VIDEOMAE = "rand-m7-mstd0.5-inc1", "rand-m7-n4-mstd0.5-inc1"
 RECIPE: dict[str, Any] = {
-    "size": 32, "mean": MEAN, "std": STD, "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3),
-    "hflip": 0.5, "auto_augment": VIDEOMAE, "reprob": 0.25, "remode": "pixel", "recount": 1,
-    "repeat_aug": 2,
+    "size": 32, "channels": 3, "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "hflip": 0.5,
+    "auto_augment": VIDEOMAE, "repeat_aug": 2,
 }  # fmt: skip
 RAW = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # leaves pixels from 0 to 255
-CROP_ONLY = {"auto_augment": None, "hflip": 0.0, "reprob": 0.0, "repeat_aug": 1, **RAW}
+CROP_ONLY = {"auto_augment": None, "hflip": 0.0, "repeat_aug": 1}
 
 
 def train(clip: Tensor, seed: int = 0, **changes: Any) -> Tensor:
@@ -65,26 +64,25 @@ def test_training_views_have_the_asked_shape(frames: int, height: int, width: in
     for seed in range(5):
         x = train(noise(frames, height, width), seed)
         assert x.shape == (2, 3, frames, 32, 32)
-        assert x.dtype == torch.float32
-        assert x.isfinite().all()
+        assert x.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("auto_augment", [None, MAE_ST, VIDEOMAE])
 def test_the_whole_clip_has_one_draw(auto_augment: str | None) -> None:
     still = noise(1).expand(4, -1, -1, -1)
     for seed in range(20):
-        x = train(still, seed, auto_augment=auto_augment, reprob=0.0)
+        x = train(still, seed, auto_augment=auto_augment)
         assert (x == x[:, :, :1]).all()
 
 
 def test_repeats_have_draws_of_their_own() -> None:
     for auto_augment in (None, MAE_ST, VIDEOMAE):
-        x = train(noise(), auto_augment=auto_augment, repeat_aug=4, reprob=0.0)
+        x = train(noise(), auto_augment=auto_augment, repeat_aug=4)
         assert all((x[a] != x[b]).any() for a in range(4) for b in range(a))
 
 
 def test_repeats_differ_in_rand_augment_too() -> None:
-    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "reprob": 0.0}
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0}
     x = train(noise(2, 32, 32), auto_augment="rand-m9-n4-p1", repeat_aug=4, **whole)
     assert all((x[a] != x[b]).any() for a in range(4) for b in range(a))
 
@@ -128,11 +126,11 @@ def test_many_frames_take_as_many_random_numbers_as_one() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_draw_of_rand_augment_succeeds(config: str, channels: int) -> None:
     """The strongest posterize asks for 0 bits, which Pillow 13 refuses."""
-    values = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
-    transform = ClipTrainTransform(**RECIPE | {"size": 8, "auto_augment": config, **values})
+    settings = {"size": 8, "auto_augment": config, "channels": channels}
+    transform = ClipTrainTransform(**RECIPE | settings)
     for seed in range(60):
         with seeded(seed):
-            assert transform(noise(2, 12, 14)).isfinite().all()
+            assert transform(noise(2, 12, 14)).shape == (2, channels, 2, 8, 8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 53), (53, 40), (300, 31)])
@@ -143,20 +141,21 @@ def test_the_crop_is_torchvisions_with_one_box_and_no_antialias(height: int, wid
     for seed in range(10):
         with seeded(seed):
             expected = crop(clip.permute(0, 3, 1, 2).float())
-        x = train(clip, seed, **CROP_ONLY)[0]
-        # 0.001 of 255: torch has two float kernels, chosen by the number of channels
-        torch.testing.assert_close(x, expected.transpose(0, 1), rtol=0, atol=1e-3)
+        x = train(clip, seed, **CROP_ONLY)[0].float()
+        # rounded; and 0.001 of 255: torch has two float kernels, chosen by the number of channels
+        torch.testing.assert_close(x, expected.transpose(0, 1), rtol=0, atol=0.5 + 1e-3)
 
 
 def test_a_crop_moves_with_the_pixels_of_the_ramp() -> None:
     """Red and green tell the place of each pixel: all frames show the same rectangle."""
     for seed in range(10):
-        x = train(ramp(3, 100, 120), seed, **CROP_ONLY)[0]
+        x = train(ramp(3, 100, 120), seed, **CROP_ONLY)[0].int()
         assert (x[0] == x[0, :, :1]).all()  # the columns are the same in all rows
         assert (x[0] == x[0, :1]).all()  # and in all frames
         assert (x[1] == x[1, :1]).all()
-        assert (x[0, 0, 0].diff() > 0).all()
-        torch.testing.assert_close(x[2].mean((1, 2)), torch.tensor([0.0, 10.0, 20.0]))
+        assert (x[0, 0, 0].diff() >= 0).all()
+        assert len(x[0].unique()) > 8
+        assert [frame.unique().tolist() for frame in x[2]] == [[0], [10], [20]]
 
 
 def test_a_flip_mirrors_all_frames() -> None:
@@ -172,49 +171,9 @@ def test_half_of_the_views_are_flipped_at_a_probability_of_a_half() -> None:
 
 
 def test_with_everything_off_a_training_clip_is_the_whole_clip() -> None:
-    off = {"auto_augment": None, "hflip": 0.0, "reprob": 0.0, "scale": (1, 1), "ratio": (1, 1)}
+    off = {"auto_augment": None, "hflip": 0.0, "scale": (1, 1), "ratio": (1, 1)}
     x = train(noise(3, 32, 32), **off)
-    expected = v2.Normalize(MEAN, STD)(noise(3, 32, 32).permute(0, 3, 1, 2) / 255)
-    torch.testing.assert_close(x, expected.transpose(0, 1).expand(2, -1, -1, -1, -1))
-
-
-@pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
-def test_an_erased_box_is_the_same_in_all_frames(mode: str) -> None:
-    plain = torch.full((4, 40, 40, 3), 200, dtype=torch.uint8)
-    erase = {"auto_augment": None, "reprob": 1.0, "remode": mode, "mean": (0.0,) * 3}
-    for seed in range(10):
-        views = train(plain, seed, **erase, std=(1.0,) * 3)
-        erased = (views - 200 / 255).abs() > 1e-6
-        for view, box in zip(views, erased, strict=True):
-            assert (box == box[:1, :1]).all()
-            rows, columns = box[0, 0].nonzero(as_tuple=True)
-            height, width = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
-            assert len(rows) == height * width  # it is a box
-            frames = view[:, :, rows, columns]  # [C, T, pixels]
-            if mode == "const":
-                assert (frames == 0).all()
-            elif mode == "rand":
-                assert (frames == frames[..., :1]).all()
-            else:
-                assert (frames[:, 0] != frames[:, 1]).any(-1).all()  # the noise is redrawn
-        assert (erased[0] != erased[1]).any()  # the repeats have boxes of their own
-
-
-def test_noise_of_the_erased_box_is_standard_normal_in_normalised_pixels() -> None:
-    erase = {"auto_augment": None, "reprob": 1.0, "scale": (1, 1), "ratio": (1, 1)}
-    black = torch.zeros(16, 64, 64, 3, dtype=torch.uint8)
-    x = train(black, **erase, size=64)[0]
-    outside = -torch.tensor(MEAN) / torch.tensor(STD)
-    inside = x[(x - outside.view(3, 1, 1, 1)).abs() > 1e-6]
-    assert len(inside) > 1000
-    assert abs(float(inside.mean())) < 0.1
-    assert float(inside.std()) == pytest.approx(1, abs=0.1)
-
-
-def test_no_erasing_at_a_probability_of_zero() -> None:
-    plain = torch.full((2, 40, 40, 3), 128, dtype=torch.uint8)
-    x = train(plain, **CROP_ONLY | {"repeat_aug": 20})
-    torch.testing.assert_close(x, torch.full_like(x, 128))
+    assert torch.equal(x, noise(3, 32, 32).permute(3, 0, 1, 2).expand(2, -1, -1, -1, -1))
 
 
 def test_grey_clips_are_those_of_pil() -> None:
@@ -222,9 +181,8 @@ def test_grey_clips_are_those_of_pil() -> None:
     grey = torch.stack([
         torch.from_numpy(np.array(Image.fromarray(frame).convert("L"))) for frame in clip.numpy()
     ])  # fmt: skip
-    values = {"mean": (0.0,), "std": (1 / 255,)}
-    x = train(clip, **CROP_ONLY | values | {"scale": (1, 1), "ratio": (1, 1)})
-    y = ClipEvalTransform(32, 1, **values)(clip[None])
+    x = train(clip, **CROP_ONLY, channels=1, scale=(1, 1), ratio=(1, 1)).float()
+    y = ClipEvalTransform(32, 1, (0.0,), (1 / 255,))(clip[None])
     assert x.shape == y.shape == (1, 1, 2, 32, 32)
     torch.testing.assert_close(x, y)
     assert (x[0, 0] - grey).abs().max() <= 1  # PIL's weights are rounded to 16 bits
@@ -314,15 +272,10 @@ def test_both_transforms_survive_the_way_into_a_spawned_worker() -> None:
         ({"auto_augment": "original"}, "auto_augment='original'"),
         ({"auto_augment": ""}, "auto_augment=''"),
         ({"size": 0}, "size must be 1 or more, got 0"),
-        ({"mean": (0.5, 0.5)}, "mean must be 1 or 3 numbers"),
-        ({"std": (0.5,)}, "std must be 3 numbers"),
-        ({"std": (0.5, 0.5, 0.0)}, "std must be above 0"),
+        ({"channels": 2}, "channels must be 1 or 3, got 2"),
         ({"scale": (0.5, 0.1)}, "scale must be a range"),
         ({"ratio": (0.0, 1.0)}, "ratio must be a range"),
         ({"hflip": 2.0}, "hflip must be in"),
-        ({"reprob": -0.1}, "reprob must be in"),
-        ({"remode": "grey"}, "remode must be pixel, rand or const, got 'grey'"),
-        ({"recount": 0}, "recount must be 1 or more, got 0"),
         ({"repeat_aug": 0}, "repeat_aug must be 1 or more, got 0"),
     ],
 )
@@ -339,3 +292,7 @@ def test_an_evaluation_setting_without_meaning_is_one_clear_line() -> None:
         ClipEvalTransform(32, 0, MEAN, STD)
     with pytest.raises(DataError, match="mean must be 1 or 3 numbers"):
         ClipEvalTransform(32, 1, (), ())
+    with pytest.raises(DataError, match="std must be 3 numbers"):
+        ClipEvalTransform(32, 1, MEAN, (0.5,))
+    with pytest.raises(DataError, match="std must be above 0"):
+        ClipEvalTransform(32, 1, MEAN, (0.5, 0.5, 0.0))

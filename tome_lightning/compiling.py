@@ -1,0 +1,61 @@
+"""torch.compile on a model whose token counts change: few graphs, all of them known beforehand.
+
+r and the tokens of each block are constants of a graph: a fixed r is one graph in training and one in
+evaluation, and each further r of a schedule is one more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DYNAMO: Any = torch._dynamo.config  # type: ignore[attr-defined]
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile a model in place: whole, without graph breaks, each shape a graph of its own.
+
+    Its state dict keeps its keys. With ``fullgraph`` torch raises ``FailOnRecompileLimitHit`` where
+    it would otherwise run uncompiled past its limit of graphs; see ``allow_graphs``.
+    """
+    if model._compiled_call_impl is None:
+        model.compile(fullgraph=True, dynamic=False)
+
+
+def allow_graphs(count: int) -> None:
+    """Let torch make that many graphs more of one function than it has been allowed so far.
+
+    Torch counts the graphs of all models of a class together and stops at 8 by default, fewer than
+    some schedules have.
+    """
+    DYNAMO.recompile_limit += count
+    DYNAMO.accumulated_recompile_limit += count
+
+
+def count_graphs(train: Iterable[tuple[int, ...]], evaluated: tuple[int, ...] | None) -> int:
+    """Graphs of a run: one for each plan that is trained at, and one of evaluation.
+
+    Args:
+        train: Plans (tokens merged in each block) that training uses.
+        evaluated: The plan of evaluation; None where nothing is evaluated.
+    """
+    return len(set(train)) + (evaluated is not None)
+
+
+class OneShape:
+    """Calls a compiled model on batches of the first size it sees, and uncompiled on all others.
+
+    The last batch of an evaluation is smaller, and a graph for it would take longer than it saves.
+    """
+
+    def __init__(self) -> None:
+        self.samples: int | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
+        if self.samples is None:
+            self.samples = len(x)
+        out: Tensor = (model if len(x) == self.samples else model.forward)(x, **kwargs)
+        return out
