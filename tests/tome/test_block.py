@@ -6,6 +6,7 @@ import torch
 from timm.layers import Attention, AttentionPoolLatent
 from timm.models.vision_transformer import Block
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tome_lightning.tome import TokenState, bipartite_soft_matching
 from tome_lightning.tome.attention import size_bias
@@ -294,3 +295,43 @@ def test_a_block_is_only_read():
     assert (set(vars(block)), set(vars(block.attn))) == attributes
     for name, value in block.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+class Kernels(TorchDispatchMode):
+    """Names of the operations that compute something, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        if not func.is_view and name not in ("promote_types", "_unsafe_view", "new_empty"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prop_attn", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_merging_adds_few_operations_and_waits_for_no_device(grad, prop_attn):
+    """Each is a launch on a GPU, where reading a number back would wait for the whole queue."""
+    block, state = make_block(), random_state()._replace(source=None)
+    state = state._replace(x=state.x.requires_grad_(grad))
+
+    def run(r):
+        block.zero_grad()
+        state.x.grad = None
+        with torch.set_grad_enabled(grad), Kernels() as kernels:
+            out = merging_block(block, state, r, 1, prop_attn)
+        with Kernels() as backward:
+            if grad:
+                out.x.sum().backward()
+        return kernels.names, backward.names
+
+    (dense, dense_backward), (merged, merged_backward) = run(0), run(3)
+    assert len(merged) - len(dense) <= 35
+    assert len(merged_backward) - len(dense_backward) <= 10
+    waiting = {"_local_scalar_dense", "nonzero", "masked_select", "item", "unique", "is_nonzero"}
+    assert not waiting & {*merged, *merged_backward}
+    assert not {"scatter_add", "index_add", "index_put", "index_put_"} & {*merged_backward}
+    assert merged.count("index_add") == 1  # features are summed once

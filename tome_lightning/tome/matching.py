@@ -64,14 +64,12 @@ def bipartite_soft_matching(metric: Tensor, r: int, num_prefix: int) -> Matching
         scores = metric[:, first_source::2] @ metric[:, first_target::2].transpose(1, 2)
     best, partner = scores.max(dim=-1)
     order = best.argsort(dim=-1, descending=True, stable=True)
-    merged, unmerged = order[:, :r], order[:, r:]
+    sources = order * 2 + first_source  # from even patches to positions
+    src, unmerged = sources[:, :r], sources[:, r:]
     if num_prefix:
         unmerged = unmerged.sort(dim=-1).values
 
     positions = torch.arange(num_tokens, device=metric.device).expand(batch, -1)
-    keep = torch.cat(
-        [positions[:, :num_prefix], unmerged * 2 + first_source, positions[:, first_target::2]],
-        dim=1,
-    )
-    dst = partner.gather(1, merged) + (num_prefix + unmerged.shape[1])
-    return Matching(keep=keep, src=merged * 2 + first_source, dst=dst)
+    keep = torch.cat([positions[:, :num_prefix], unmerged, positions[:, first_target::2]], dim=1)
+    dst = partner.gather(1, order[:, :r]) + (num_prefix + unmerged.shape[1])
+    return Matching(keep=keep, src=src, dst=dst)

@@ -71,7 +71,7 @@ def restore_order(x: Tensor, source: Tensor) -> Tensor:
     Returns:
         ``[B, N0, C]``: position i holds the value of the token that input token i ended in.
     """
-    return _rows(x, source)
+    return _rows(x, source, _batch(source))
 
 
 class _GroupMean(torch.autograd.Function):
@@ -99,7 +99,15 @@ class _GroupMean(torch.autograd.Function):
         grad = grads[0]
         of_group = new_size.to(_wide(grad)).gather(1, index.unsqueeze(-1))
         share = of_group.reciprocal() if size is None else size / of_group
-        return (_rows(grad, index) * share).to(grad.dtype), None, None, None, None, None, None
+        return (
+            (_rows(grad, index, _batch(index)) * share).to(grad.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _group_mean(x: Tensor, size: Tensor | None, new_size: Tensor, matching: Matching) -> Tensor:
@@ -109,8 +117,10 @@ def _group_mean(x: Tensor, size: Tensor | None, new_size: Tensor, matching: Matc
     if size is not None:  # else every token is one patch: nothing to multiply
         wide = wide * size
     # Whole rows: gathering along dim 1 with an expanded index copies number by number on a CPU.
-    total = _rows(wide, keep).flatten(0, 1)
-    total = total.index_add(0, _flat(dst, keep.shape[1]), _rows(wide, src).flatten(0, 1))
+    batch = _batch(keep)
+    total = _rows(wide, keep, batch).flatten(0, 1)
+    landing = _flat(dst, keep.shape[1], batch)
+    total = total.index_add(0, landing, _rows(wide, src, batch).flatten(0, 1))
     return (total.unflatten(0, keep.shape) / new_size).to(x.dtype)
 
 
@@ -127,13 +137,17 @@ def _new_size(size: Tensor | None, matching: Matching) -> Tensor:
     return size.gather(1, keep).scatter_add(1, dst, size.gather(1, src))
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
+def _rows(x: Tensor, index: Tensor, batch: Tensor) -> Tensor:
     """Rows of ``[B, N, C]`` by an index ``[B, M]``: ``[B, M, C]``."""
-    rows = x.flatten(0, 1).index_select(0, _flat(index, x.shape[1]))
+    rows = x.flatten(0, 1).index_select(0, _flat(index, x.shape[1], batch))
     return rows.unflatten(0, index.shape)
 
 
-def _flat(index: Tensor, length: int) -> Tensor:
+def _flat(index: Tensor, length: int, batch: Tensor) -> Tensor:
     """An index into each of B rows of that length as one into all of them: ``[B, M] -> [B * M]``."""
-    first = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * length
-    return (index + first).flatten()
+    return torch.add(index, batch, alpha=length).flatten()
+
+
+def _batch(index: Tensor) -> Tensor:
+    """``[[0], [1], ...]``, the place in the batch: ``[B, 1]``."""
+    return torch.arange(index.shape[0], device=index.device).unsqueeze(1)
