@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.testing import CompileCounter
 
 import recipes
 from tome_lightning.callbacks import ToMeCallback
-from tome_lightning.compiling import DYNAMO, OneShape, allow_graphs, compile_model
+from tome_lightning.compiling import (
+    DYNAMO,
+    OneShape,
+    allow_graphs,
+    compile_model,
+    equal_parts,
+)
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.tome import RSchedule, patch
 
@@ -103,7 +110,7 @@ def test_too_many_graphs_are_an_error_and_never_silently_uncompiled(
         model.r = r
         model(images())
     model.r = 3
-    with pytest.raises(Exception, match="fullgraph"):
+    with pytest.raises(FailOnRecompileLimitHit):
         model(images())
 
 
@@ -124,10 +131,48 @@ def test_a_compiled_run_learns_what_the_plain_one_learns(
 def test_a_smaller_last_batch_makes_no_graph(counter: CompileCounter) -> None:
     model, run = patch(tiny_vit(depth=1), r=3), OneShape()
     compile_model(model)
-    for batch in (4, 4, 1, 4, 3):
+    for batch in (4, 4, 1, 4, 3):  # the first decides
         x = images(batch=batch)
         assert torch.equal(run(model, x), model.forward(x))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("r", [3, [3, 2], {"r": 3, "inflection": -1.0}, {"keep": 0.8}])
+def test_every_form_of_r_compiles(counter: CompileCounter, r: Any) -> None:
+    model = patch(tiny_vit(depth=2), r=r)
+    compile_model(model)
+    assert any(model.plan())
+    assert torch.equal(model(images()), model.forward(images()))
+    assert counter.frame_count == 1
+
+
+def test_values_of_r_that_are_clamped_alike_are_counted_each(
+    tmp_path: Path, counter: CompileCounter
+) -> None:
+    DYNAMO.recompile_limit = 1
+    module = shallow()
+    callback = ToMeCallback(RSchedule("random", choices=(50, 60, 70)))
+    assert callback.graphs(module.model, "fit") == 4
+    fit(tmp_path, module, callback, epochs=3)
+    assert counter.frame_count == 4
+
+
+@pytest.mark.parametrize(
+    ("samples", "at_most", "sizes"),
+    [
+        (30, 8, [6] * 5),
+        (30, 16, [15, 15]),
+        (15, 8, [5] * 3),
+        (10, 8, [5, 5]),
+        (8, 8, [8]),
+        (7, 4, [4, 3]),
+        (1, 8, [1]),
+    ],
+)
+def test_views_are_split_into_few_parts_of_one_size(
+    samples: int, at_most: int, sizes: list[int]
+) -> None:
+    assert [len(part) for part in equal_parts(torch.zeros(samples), at_most)] == sizes
 
 
 def test_compiling_twice_is_compiling_once(counter: CompileCounter) -> None:

@@ -264,6 +264,37 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert clipped.grad_norms == pytest.approx([0.01] * 4, rel=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_gradients_are_clipped_with_a_fused_optimizer_in_every_precision(
+    tmp_path: Path, precision: Any
+) -> None:
+    probe = Probe()
+    run = trainer(tmp_path, probe, precision=precision, gradient_clip_val=1e-3)
+    run.fit(tiny(), datamodule=Toy())
+    assert all(group["fused"] for group in run.optimizers[0].param_groups)
+    assert probe.grad_norms
+    assert all(norm <= 1.01e-3 for norm in probe.grad_norms)
+
+
+def test_a_checkpoint_does_not_decide_whether_the_optimizer_is_fused(tmp_path: Path) -> None:
+    path = fit_and_save(tmp_path)
+    saved = torch.load(path, weights_only=True)
+    for group in saved["optimizer_states"][0]["param_groups"]:
+        assert group["fused"] is True
+        group["fused"] = None  # as an older version saved it
+    torch.save(saved, path)
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(tiny(), datamodule=Toy(), ckpt_path=path, weights_only=True)
+    assert all(group["fused"] is True for group in run.optimizers[0].param_groups)
+
+
+def test_raw_pixels_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    x = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    batches = DataLoader(TensorDataset(x, torch.zeros(4).long(), torch.arange(4)), batch_size=4)
+    with pytest.raises(FineTuneError, match=r"data\.prepare\(x\)"):
+        trainer(tmp_path).fit(tiny(), batches)
+
+
 def test_bf16_mixed_keeps_weights_and_loss_in_float32(tmp_path: Path) -> None:
     probe, module = Probe(), tiny()
     trainer(tmp_path, probe, precision="bf16-mixed", max_epochs=2).fit(module, datamodule=Toy())
@@ -625,6 +656,7 @@ def test_averaging_starts_from_the_loaded_weights(tmp_path: Path) -> None:
 # Several processes
 
 DDP = """
+import functools
 import sys
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -632,7 +664,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from tome_lightning import FineTune, Image, SingleLabel
 
 torch.set_num_threads(1)
-devices, out = int(sys.argv[1]), sys.argv[2]
+devices, out, compiled = int(sys.argv[1]), sys.argv[2], "compiled" in sys.argv
+torch.compile = functools.partial(torch.compile, backend="aot_eager")
 
 
 class Data(LightningDataModule):
@@ -655,7 +688,7 @@ class Data(LightningDataModule):
 torch.manual_seed(0)
 module = FineTune(
     Image(16, 4), SingleLabel(4), vit={"embed_dim": 16, "depth": 2, "num_heads": 2}, r=4,
-    base_lr=0.064, warmup_epochs=1,
+    base_lr=0.064, warmup_epochs=1, compile=compiled,
 )
 trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2,
@@ -679,14 +712,19 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     script = tmp_path / "train.py"
     script.write_text(DDP)
     monkeypatch.setattr(sys, "argv", [str(script), "1", str(tmp_path / "1.pt")])
+    monkeypatch.setattr(torch, "compile", torch.compile)  # which the script replaces
     runpy.run_path(str(script), run_name="__main__")
     root = Path(tome_lightning.__file__).parents[1]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    subprocess.run(
-        [sys.executable, str(script), "2", str(tmp_path / "2.pt")],
-        check=True, timeout=200, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    for words in (("2", "2.pt"), ("2", "compiled.pt", "compiled")):
+        subprocess.run(
+            [sys.executable, str(script), *words],
+            check=True, timeout=200, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+    one, two, compiled = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1", "2", "compiled")
+    )
+    torch.testing.assert_close(compiled["weights"], two["weights"], rtol=1e-7, atol=1e-9)
     assert one["peak"] == two["peak"] == pytest.approx(0.064 * 8 / 256)
     # all in float64: only the order of sums differs, which AdamW passes on to every weight
     torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-7, atol=1e-9)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.signals import RunStopped
@@ -65,6 +66,14 @@ def test_it_is_written_every_so_many_steps_or_minutes(tmp_path):
     assert writes(tmp_path, every, max_epochs=1, limit_val_batches=0) == [2, 4, 5]
     always = {"every_n_minutes": 1e-9}
     assert writes(tmp_path, always, max_epochs=1, limit_val_batches=0) == [1, 2, 3, 4, 5]
+
+
+def test_no_batch_asks_and_waits_whether_a_signal_has_come(tmp_path):
+    """Lightning's question to the first process, which with several would cost a wait at each batch."""
+    assert hasattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor")  # else look where it went
+    session = Session(tmp_path, max_epochs=1, limit_val_batches=0)
+    assert session.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
+    assert "_broadcast_sigterm_tensor" in vars(session.trainer.fit_loop.epoch_loop)
 
 
 def test_steps_are_optimizer_steps(tmp_path):

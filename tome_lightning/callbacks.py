@@ -78,13 +78,11 @@ class ToMeCallback(Callback):
     def graphs(self, model: ToMeViT, stage: str) -> int:
         """How many graphs a compiled run makes at most: r of the schedule, dense if it is compared,
         and evaluation."""
-        evaluated = tuple(_plan(model, self._evaluated(model.r), model.num_tokens))
         if stage != "fit":
-            return count_graphs([], evaluated)
+            return count_graphs([])
         trained = self.schedule.values(self._target(model.r), model.depth)
         trained += [0, self._target(model.r)] if self.compare_dense else []
-        plans = [tuple(_plan(model, r, model.train_tokens)) for r in trained]
-        return count_graphs(plans, evaluated)
+        return count_graphs(trained)
 
     def describe(self, module: FineTune, stage: str) -> str:
         """The token table of this stage: what enters each block and what was clamped.

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DYNAMO: Any = torch._dynamo.config  # type: ignore[attr-defined]
+from tome_lightning.tome.plan import R
+
+DYNAMO: Any = torch._dynamo.config
 
 
 def compile_model(model: nn.Module) -> None:
@@ -35,14 +37,19 @@ def allow_graphs(count: int) -> None:
     DYNAMO.accumulated_recompile_limit += count
 
 
-def count_graphs(train: Iterable[tuple[int, ...]], evaluated: tuple[int, ...] | None) -> int:
-    """Graphs of a run: one for each plan that is trained at, and one of evaluation.
+def count_graphs(trained: Iterable[R]) -> int:
+    """Graphs of a run at most: one for each r that is trained at, and one of evaluation.
 
-    Args:
-        train: Plans (tokens merged in each block) that training uses.
-        evaluated: The plan of evaluation; None where nothing is evaluated.
+    Of each r, not of each plan: torch looks at the value, also where two are clamped to the same.
     """
-    return len(set(train)) + (evaluated is not None)
+    return len({repr(r) for r in trained}) + 1
+
+
+def equal_parts(x: Tensor, at_most: int) -> tuple[Tensor, ...]:
+    """Split a batch into few parts of at most so many, of one size where twice as many allow it."""
+    fewest = -(-len(x) // at_most)
+    even = (parts for parts in range(fewest, 2 * fewest + 1) if len(x) % parts == 0)
+    return x.split(-(-len(x) // next(even, fewest)))
 
 
 class OneShape:

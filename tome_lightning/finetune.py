@@ -16,14 +16,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
 from tome_lightning.batches import accumulate_to, continued, effective_batch, factors, this_run
-from tome_lightning.compiling import OneShape, compile_model
+from tome_lightning.compiling import OneShape, compile_model, equal_parts
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
@@ -208,6 +207,7 @@ class FineTune(LightningModule):
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Training loss of one batch, mixing included."""
+        self._check_pixels(x)
         x, target = self.task.mix(x, y)
         return self.task.loss(self.model(x), target)
 
@@ -234,12 +234,21 @@ class FineTune(LightningModule):
         rows = self._counted(y, batch_idx, self.trainer.predict_dataloaders)
         return {"id": ids[rows], "scores": self._scores(x)[rows].exp()}
 
+    def _check_pixels(self, x: Tensor) -> None:
+        if x.dtype == torch.uint8:
+            raise FineTuneError(
+                "The batch has raw pixels (uint8): the data module makes them the model's input once "
+                "they are on the device. Give the Trainer datamodule=, not its loaders, or call "
+                "data.prepare(x)."
+            )
+
     def _scores(self, x: Tensor) -> Tensor:
+        self._check_pixels(x)
         # Some views at a time: thirty of a clip at once would not fit.
         data = getattr(self.trainer, "datamodule", None)
         at_once = max(len(x), getattr(data, "eval_batch_size", 0))
         # Rounded to bfloat16 many samples tie, and ties move a mAP.
-        views = x.flatten(0, 1).split(at_once)
+        views = equal_parts(x.flatten(0, 1), at_once)
         run = self._run_in_evaluation
         logits = [run(self.model, some, autocast_head=False) for some in views]
         return self.task.scores(torch.cat(logits).unflatten(0, x.shape[:2]))
@@ -344,13 +353,16 @@ class FineTune(LightningModule):
             self.vit.patch_drop.train()
 
     def on_validation_start(self) -> None:
+        self._run_in_evaluation = OneShape()
         self._pending.begun(self.trainer)
         self._load_weights("validate")
 
     def on_test_start(self) -> None:
+        self._run_in_evaluation = OneShape()
         self._load_weights("test")
 
     def on_predict_start(self) -> None:
+        self._run_in_evaluation = OneShape()
         self._load_weights("predict")
 
     def _load_weights(self, stage: str) -> None:
@@ -491,7 +503,11 @@ class FineTune(LightningModule):
         rank_zero_info(self._describe_optimization(peak))
         groups = layer_decay_groups(self.vit, peak, self.weight_decay, self.layer_decay)
         self._rates = [(group["lr"], group["weight_decay"]) for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=peak, betas=self.betas, fused=self._fuses())
+        optimizer: Any = torch.optim.AdamW(groups, lr=peak, betas=self.betas, fused=self._fuses())
+        if self._fuses():
+            # Without a scaler it divides no gradients; Lightning would take it for one that does, and
+            # refuse to clip them.
+            optimizer._step_supports_amp_scaling = False
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step, peak))
         return {
             "optimizer": optimizer,
@@ -501,7 +517,7 @@ class FineTune(LightningModule):
     def _fuses(self) -> bool:
         """Whether the optimizer's step is one kernel: not for sharded weights, nor with a scaler of
         float16 gradients, which a fused step would have to divide itself, unclipped."""
-        plain = not any(isinstance(p, DTensor) for p in self.vit.parameters())
+        plain = not isinstance(self.trainer.strategy, ModelParallelStrategy)
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         return plain and not scaled and self.device.type in ("cpu", "cuda")
 
@@ -620,6 +636,9 @@ class FineTune(LightningModule):
             set_loops(checkpoint["loops"]["fit_loop"], continued(self.trainer, self.saved_progress))
             self._pending.insist(self.trainer, self.saved_progress)
         follow_folder(checkpoint["callbacks"], self.trainer)
+        for state in checkpoint.get("optimizer_states", ()):
+            for group in state["param_groups"]:  # else torch goes on as the checkpoint's run did
+                group["fused"] = self._fuses()
 
 
 class _Totals(nn.Module):

@@ -175,3 +175,18 @@ def test_merging_does_not_write_to_its_input():
     before = [t.clone() for t in state]
     merge_tokens(state, matchings[1])
     assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+
+
+def test_torchs_function_transforms_see_through_a_merge():
+    torch.manual_seed(0)
+    x = torch.randn(3, 9, 4, dtype=torch.float64)
+    matching = bipartite_soft_matching(x[:1], 3, 1)
+
+    def energy(one: torch.Tensor) -> torch.Tensor:
+        return merge_tokens(TokenState(one.unsqueeze(0)), matching).x.square().sum()
+
+    each = torch.func.vmap(torch.func.grad(energy))(x)
+    for one, grad in zip(x, each, strict=True):
+        wanted = one.clone().requires_grad_()
+        energy(wanted).backward()
+        torch.testing.assert_close(grad, wanted.grad)

@@ -137,4 +137,6 @@ def _attend_by_channels(attn: Any, x: Tensor, size: Tensor) -> Tensor:
 def _compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype that attention of this input runs in."""
     device = x.device.type
+    if x.dtype == torch.float64:  # which autocast leaves alone
+        return x.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

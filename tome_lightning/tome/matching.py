@@ -57,6 +57,7 @@ def bipartite_soft_matching(metric: Tensor, r: int, num_prefix: int) -> Matching
     first_source = num_prefix + num_prefix % 2
     first_target = num_prefix + 1 - num_prefix % 2
     # float32, whatever autocast says: in bfloat16 a tenth of the best partners tie at video length.
+    # torch.set_float32_matmul_precision("high"), if set, rounds this product, too.
     # F.normalize divides by max(norm, eps), so a zero key is similar to nothing instead of NaN.
     with torch.autocast(metric.device.type, enabled=False):
         metric = metric.to(torch.promote_types(metric.dtype, torch.float32))

@@ -81,17 +81,17 @@ class _GroupMean(torch.autograd.Function):
     GPU are atomic.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        size: Tensor | None,
-        new_size: Tensor,
-        index: Tensor,
-        *matching: Tensor,
+        x: Tensor, size: Tensor | None, new_size: Tensor, index: Tensor, *matching: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(size, new_size, index)
         return _group_mean(x, size, new_size, Matching(*matching))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:4])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -26,7 +26,8 @@ def patch(
 
     The ViT itself is not changed: the returned model walks its blocks and shares its parameters,
     so ``model.vit`` stays a stock timm model that can be saved, exported and used without merging.
-    Blocks are walked part by part: hooks on a whole block are not called. FSDP2, which relies on
+    Blocks are walked part by part: hooks on a whole block are not called, and in half precision
+    on CUDA with prop_attn nor are those on its attention as a whole. FSDP2, which relies on
     them, is set up by ``tome_lightning.sharding.shard``.
 
     Args:

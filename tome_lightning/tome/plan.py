@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from numbers import Integral, Real
 from typing import TypeAlias
 
@@ -72,8 +71,8 @@ def layer_plan(r: R, depth: int, num_tokens: int, num_prefix: int) -> tuple[int,
         if requested is None:
             assert isinstance(r, Mapping)
             patches = max(0, num_tokens - num_prefix)
-            # str: 0.9 means nine tenths, not the double below it
-            wanted = patches - math.ceil(Fraction(str(r["keep"])) * patches)
+            # rounded: 0.9 means nine tenths, not the double beside it
+            wanted = patches - math.ceil(round(r["keep"] * patches, 9))
         else:
             wanted = requested[layer]
         plan.append(min(wanted, max_r(num_tokens, num_prefix)))
