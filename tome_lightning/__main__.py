@@ -15,6 +15,7 @@ LIGHTNING = {
     "predict": "write a model's scores for the test data",
 }
 COMMANDS = {  # each a module in tome_lightning.commands
+    "benchmark": "measure what merging brings to a model, on this machine",
     "scan": "find the files of a video or audio data set that cannot be read",
     "consolidate": "make one checkpoint file of a sharded run's folder",
 }

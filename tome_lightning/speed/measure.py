@@ -1,0 +1,216 @@
+"""Dense and merged steps of one model, timed in turn on one set of weights and one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tome_lightning.compiling import DYNAMO
+from tome_lightning.speed.case import Case
+from tome_lightning.speed.macs import counted_macs, macs
+from tome_lightning.speed.profiling import StepProfile, profile_step
+from tome_lightning.speed.rows import Row, Settings, device_name
+from tome_lightning.speed.timing import Times, interleaved
+from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
+
+
+def measure(case: Case, settings: Settings, batch: int) -> list[Row]:
+    """Rows of the dense model, which is the stock timm model called directly, and of every r.
+
+    All share weights, optimizer and batch; the learning rate is 0, so no step changes another's
+    tokens. A variant that runs out of memory or does not compile has an ``error`` in its row.
+    """
+    device = settings.device
+    vit = case.vit.to(device).train(settings.training)
+    vit.set_grad_checkpointing(False)
+    merged = [patch(vit, r=r, prop_attn=settings.prop_attn) for r in settings.r]
+    rows = _rows(case, settings, batch, merged)
+    vit.set_grad_checkpointing(settings.checkpointing)
+    stepper = _Stepper(case, settings, batch)
+    with _compiling(len(rows)):
+        steps = [stepper.step(model) for model in (vit, *merged)]
+        for i, step in enumerate(steps):
+            rows[i] = _warmed_up(rows[i], step, stepper)
+        fine = [i for i, row in enumerate(rows) if row.error is None]
+        try:
+            times = interleaved([steps[i] for i in fine], device, settings.rounds)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            why = _why_failed(error)
+            return [replace(row, error=row.error or why) for row in rows]
+    for i, measured in zip(fine, times, strict=True):
+        rows[i] = _timed(rows[i], measured)
+    dense = rows[0].ms
+    return [_compared(row, dense) for row in rows]
+
+
+class _Stepper:
+    """One batch, one optimizer: makes the step that is timed out of a model."""
+
+    def __init__(self, case: Case, settings: Settings, batch: int) -> None:
+        self.settings, self.task, self.vit = settings, case.task, case.vit
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(batch, *case.input.shape, generator=generator).to(settings.device)
+        y = torch.randint(case.task.num_classes, (batch,), generator=generator)
+        if case.task.multi_label:
+            y = nn.functional.one_hot(y, case.task.num_classes)
+        self.y = y.to(settings.device)
+        if not settings.training:
+            return
+        trained = [p for p in case.vit.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
+        self.scaler = torch.amp.GradScaler(
+            settings.device.type, enabled=settings.dtype == "float16"
+        )
+
+    def step(self, model: nn.Module) -> Callable[[], None]:
+        if self.settings.compile:
+            # dynamic=False: each variant has its own shapes, and one graph
+            run: Any = torch.compile(model, fullgraph=True, dynamic=False)
+        else:
+            run = model
+        return lambda: self._train(run) if self.settings.training else self._forward(run)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = getattr(torch, self.settings.dtype)
+        on = dtype is not torch.float32
+        return torch.autocast(self.settings.device.type, dtype=dtype if on else None, enabled=on)
+
+    def _forward(self, model: Callable[[Tensor], Tensor]) -> None:
+        with torch.no_grad(), self._autocast():
+            model(self.x)
+
+    def _train(self, model: Callable[[Tensor], Tensor]) -> None:
+        with self._autocast():
+            loss = self.task.loss(model(self.x), self.y)
+        self.optimizer.zero_grad()  # after the forward pass, as Lightning: memory counts both
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def whole_cycle(self, step: Callable[[], None]) -> Callable[[], None]:
+        """What has the memory of a step in the middle of a run, begun without gradients.
+
+        The profiler does not see the release of what was there before it: the gradients of the last
+        step have to be made under it.
+        """
+        self.vit.zero_grad(set_to_none=True)
+        times = 2 if self.settings.training else 1
+
+        def run() -> None:
+            for _ in range(times):
+                step()
+
+        return run
+
+    def kept_bytes(self) -> int:
+        """Weights, buffers and optimizer state."""
+        kept = [*self.vit.parameters(), *self.vit.buffers()]
+        if self.settings.training:
+            states = self.optimizer.state.values()
+            kept += [v for state in states for v in state.values() if isinstance(v, Tensor)]
+        return _bytes(kept)
+
+    def gradient_bytes(self) -> int:
+        return _bytes(p.grad for p in self.vit.parameters() if p.grad is not None)
+
+    def batch_bytes(self) -> int:
+        return _bytes((self.x, self.y))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _rows(case: Case, settings: Settings, batch: int, merged: list[ToMeViT]) -> list[Row]:
+    """All that is known before anything is run; the first row is the dense model's."""
+    tokens = case.tokens(settings.training)
+    dense = case.model
+    nothing = (0,) * dense.depth
+    full = macs(dense, nothing, tokens)
+    shared = Row(
+        variant="dense", model=case.name, img_size=case.input.shape[-1],
+        frames=getattr(case.input, "frames", None), depth=dense.depth, r=0, mode=settings.mode,
+        device=settings.device.type, device_name=device_name(settings.device),
+        dtype=settings.dtype, compile=settings.compile, prop_attn=settings.prop_attn,
+        checkpointing=settings.checkpointing, batch=batch, tokens_in=tokens, tokens_out=tokens,
+        torch=str(torch.__version__), macs=full.total, merging_macs=0,
+        counted_macs=counted_macs(case.vit, case.input.shape), mac_ratio=1.0, token_ratio=1.0,
+    )  # fmt: skip
+    rows = [shared]
+    for model in merged:
+        plan = layer_plan(model.r, model.depth, tokens, model.num_prefix)
+        counts = token_counts(plan, tokens)
+        cost = macs(model, plan, tokens)
+        used = sum(counts[:-1]) + sum(counts[1:])
+        rows.append(
+            replace(
+                shared, variant="tome", r=model.r, tokens_out=counts[-1], macs=cost.total,
+                merging_macs=cost.merging, mac_ratio=full.total / cost.total,
+                counted_macs=counted_macs(patch(case.vit, r=model.r), case.input.shape),
+                token_ratio=used / (2 * tokens * model.depth),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _warmed_up(row: Row, step: Callable[[], None], stepper: _Stepper) -> Row:
+    """Run a variant for the first times: compilation, optimizer state, then memory and kernel."""
+    try:
+        step()
+        profiled = profile_step(stepper.whole_cycle(step), stepper.settings.device)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        why = _why_failed(error)
+    else:
+        return _with_memory(row, profiled, stepper)
+    stepper.vit.zero_grad(set_to_none=True)
+    if stepper.settings.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return replace(row, error=why)
+
+
+def _with_memory(row: Row, profiled: StepProfile, stepper: _Stepper) -> Row:
+    held = profiled.peak_bytes + stepper.batch_bytes()  # beyond weights and optimizer state
+    return replace(
+        row,
+        peak_mem_mib=(stepper.kept_bytes() + held) / 2**20,
+        activation_mem_mib=(held - stepper.gradient_bytes()) / 2**20,
+        attention=profiled.attention,
+        kernel=profiled.kernel,
+    )
+
+
+def _timed(row: Row, times: Times) -> Row:
+    return replace(
+        row, ms=times.ms, ms_min=times.ms_min, ms_max=times.ms_max, rounds=times.rounds,
+        samples_per_s=1000 * row.batch / times.ms,
+    )  # fmt: skip
+
+
+def _compared(row: Row, dense_ms: float | None) -> Row:
+    if row.ms is None or dense_ms is None:
+        return row
+    speedup = dense_ms / row.ms
+    return replace(row, speedup=speedup, realised=speedup / row.mac_ratio)
+
+
+def _why_failed(error: Exception) -> str:
+    """One line for what a variant may fail of; anything else is our mistake and raised."""
+    words = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in words:
+        return f"out of memory: {words[:160]}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"does not compile: {words[:160]}"
+    raise error
+
+
+@contextmanager
+def _compiling(variants: int) -> Iterator[None]:
+    """Room for one graph a variant, forward, and none left over from another batch size."""
+    torch.compiler.reset()
+    with DYNAMO.patch(recompile_limit=max(8, 2 * variants)):
+        yield

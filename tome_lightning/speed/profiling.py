@@ -1,0 +1,92 @@
+"""One step under the profiler: the most memory it held, and which attention it ran."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from tome_lightning.speed.timing import synchronize
+
+# By torch's operator; a part of the name, since the CPU and backward passes have longer ones.
+ATTENTION_OPS = {
+    "_scaled_dot_product_flash_attention": "flash",
+    "_scaled_dot_product_efficient_attention": "efficient",
+    "_scaled_dot_product_cudnn_attention": "cudnn",
+    "_scaled_dot_product_attention_math": "math",
+}
+KERNEL_PARTS = ("flash", "fmha", "sdpa", "attention")
+
+
+class StepProfile(NamedTuple):
+    """What one step did.
+
+    Attributes:
+        peak_bytes: The most that was allocated at once beyond what was there before the step.
+        attention: flash, efficient, cudnn, math or unknown.
+        kernel: Name of the CUDA kernel that ran it; ``None`` elsewhere.
+    """
+
+    peak_bytes: int
+    attention: str
+    kernel: str | None
+
+
+def profile_step(step: Callable[[], object], device: torch.device) -> StepProfile:
+    """Run a step under the profiler, and on CUDA once more for its memory.
+
+    On CUDA the allocator itself keeps the peak. On a CPU every allocation and release is an event of
+    the profiler; a process's resident peak would say nothing of the second variant in a process.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its start as an error
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities, profile_memory=device.type == "cpu") as profiled:
+        step()
+        synchronize(device)
+    events: list[Any] = list(profiled.profiler.kineto_results.events())
+    names = [event.name() for event in events]
+    if device.type == "cpu":
+        return StepProfile(_peak(events), attention_of(names), None)
+    kernels = [event.name() for event in events if str(event.device_type()).endswith("CUDA")]
+    return StepProfile(_cuda_peak(step, device), attention_of(names), attention_kernel(kernels))
+
+
+def attention_of(names: Iterable[str]) -> str:
+    """One word for the attention that most operators of these names are, else unknown."""
+    seen = Counter(
+        word
+        for name in names
+        for part, word in ATTENTION_OPS.items()
+        if part in name and "backward" not in name
+    )
+    return seen.most_common(1)[0][0] if seen else "unknown"
+
+
+def attention_kernel(kernels: Iterable[str]) -> str | None:
+    """The most frequent CUDA kernel that is of attention by its name."""
+    seen = Counter(name for name in kernels if any(part in name.lower() for part in KERNEL_PARTS))
+    return seen.most_common(1)[0][0][:160] if seen else None
+
+
+def _peak(events: Iterable[Any]) -> int:
+    live = peak = 0
+    changes = (event for event in events if event.name() == "[memory]")
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def _cuda_peak(step: Callable[[], object], device: torch.device) -> int:
+    synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -1,0 +1,113 @@
+"""How a case is measured, and what was measured: one row a variant."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tome_lightning.tome import R
+
+Mode = Literal["forward", "train"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a case is measured.
+
+    Attributes:
+        r: Each is a variant beside the dense model.
+        mode: forward: evaluation without gradients; train: forward, backward and a step of AdamW.
+        dtype: float32, or what autocast computes in: bfloat16, float16. Weights are float32.
+        compile: Whether dense and merged models are compiled, each once, without graph breaks.
+        prop_attn: Whether merged tokens weigh by size in attention.
+        checkpointing: Whether blocks are recomputed in the backward pass.
+        device: What is measured.
+        rounds: Timed rounds; ``None``: as many as about 20 s a variant allow, 5 to 25.
+    """
+
+    r: tuple[R, ...]
+    mode: Mode
+    dtype: str
+    device: torch.device
+    compile: bool = False
+    prop_attn: bool = False
+    checkpointing: bool = False
+    rounds: int | None = None
+
+    @property
+    def training(self) -> bool:
+        return self.mode == "train"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant at one batch size; times in milliseconds a step, memory in MiB.
+
+    Attributes:
+        tokens_in: Tokens that enter the first block.
+        mac_ratio: Dense / merged, by formula, without what merging itself costs.
+        realised: speedup / mac_ratio.
+        macs: Of a sample's forward pass, by formula, without merging.
+        merging_macs: What merging adds.
+        counted_macs: By torch's flop counter, merging included, sizes in attention not.
+        token_ratio: Merged / dense, mean over blocks of the tokens that enter and leave them.
+        peak_mem_mib: Weights, gradients, optimizer state and activations at their most.
+        activation_mem_mib: The same less weights, gradients and optimizer state.
+        attention: flash, efficient, cudnn, math or unknown.
+        kernel: The CUDA kernel's name.
+        error: Why there are no figures.
+    """
+
+    variant: str
+    model: str
+    img_size: int
+    frames: int | None
+    depth: int
+    r: R
+    mode: str
+    device: str
+    device_name: str
+    dtype: str
+    compile: bool
+    prop_attn: bool
+    checkpointing: bool
+    batch: int
+    tokens_in: int
+    tokens_out: int
+    torch: str
+    macs: int
+    merging_macs: int
+    counted_macs: int
+    mac_ratio: float
+    token_ratio: float
+    ms: float | None = None
+    ms_min: float | None = None
+    ms_max: float | None = None
+    rounds: int | None = None
+    samples_per_s: float | None = None
+    speedup: float | None = None
+    realised: float | None = None
+    peak_mem_mib: float | None = None
+    activation_mem_mib: float | None = None
+    attention: str = "unknown"
+    kernel: str | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def device_name(device: torch.device) -> str:
+    """What a figure is of: the GPU's name, or the CPU's and the threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {torch.get_num_threads()} threads"

@@ -1,0 +1,66 @@
+"""Timing several ways of doing the same, in turn, in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+UNIT_MS = {"cuda": 60.0, "cpu": 15.0}  # a timed unit lasts at least that long: many short steps
+
+
+class Times(NamedTuple):
+    """Milliseconds a step took, over the rounds."""
+
+    ms: float
+    ms_min: float
+    ms_max: float
+    rounds: int
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_unit(step: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Milliseconds per step of that many steps, the device idle before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    synchronize(device)
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+def interleaved(
+    steps: Sequence[Callable[[], object]],
+    device: torch.device,
+    rounds: int | None = None,
+    seconds: float = 20.0,
+) -> list[Times]:
+    """Time steps that have been run before, in turn: what disturbs the machine disturbs all alike.
+
+    Every round times each step once and begins with another one.
+
+    Args:
+        steps: What to time.
+        device: What they run on.
+        rounds: Timed rounds; by default as many as take that many seconds a step, 5 to 25.
+        seconds: See there.
+    """
+    first = [time_unit(step, 1, device) for step in steps]
+    repeats = [max(1, min(50, round(UNIT_MS[device.type] / ms))) for ms in first]
+    if rounds is None:
+        round_s = sum(ms * times for ms, times in zip(first, repeats, strict=True)) / 1000
+        rounds = max(5, min(25, int(seconds * len(steps) / max(round_s, 1e-9))))
+    samples: list[list[float]] = [[] for _ in steps]
+    for done in range(rounds):
+        for place in range(len(steps)):
+            i = (place + done) % len(steps)
+            samples[i].append(time_unit(steps[i], repeats[i], device))
+    return [Times(statistics.median(ms), min(ms), max(ms), rounds) for ms in samples]
