@@ -94,7 +94,8 @@ def test_a_readme_command_on_sounds_runs(tmp_path, monkeypatch, command):
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if not re.search("kinetics_vitl|audioset", c)]
+    "command",
+    [c for c in commands() if not re.search("kinetics_vitl|audioset|^benchmark", c)],
 )
 def test_a_readme_command_runs(folder, command, capsys):
     words = command.split()
@@ -106,6 +107,25 @@ def test_a_readme_command_runs(folder, command, capsys):
         assert "class_path: datamodules.ImageNet" in capsys.readouterr().out
     else:
         assert list(folder.glob("runs/*/0/checkpoints/best.ckpt"))
+
+
+def test_the_readme_s_benchmark_of_a_model_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (command,) = (c for c in commands() if c.startswith("benchmark --model"))
+    small = "--depth 1 --batch-size 1 --rounds 1 --device cpu".split()
+    assert main([*command.split(), *small]) == 0
+    assert [row["r"] for row in json.loads(Path("out.json").read_text())] == [0, 8, 16]
+    assert Path("out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_readme_s_benchmark_of_a_recipe_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (command,) = (c for c in commands() if c.startswith("benchmark --recipe"))
+    small = [word for word in SMALL if "max_steps" not in word]
+    assert main([*command.split(), *small]) == 0
+    assert "limited by" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_readme_s_python_runs(folder, capsys):

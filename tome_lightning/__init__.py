@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tome_lightning.commands.scanning import scan
     from tome_lightning.finetune import FineTune
     from tome_lightning.inputs import Clip, Image, Spectrogram
+    from tome_lightning.speed import benchmark
     from tome_lightning.tasks import MultiLabel, SingleLabel
     from tome_lightning.tome import RSchedule, TokenState, ToMeViT, patch
 
@@ -26,6 +27,7 @@ _HOMES = {
     "ToMeCallback": "tome_lightning.callbacks",
     "ToMeViT": "tome_lightning.tome",
     "TokenState": "tome_lightning.tome",
+    "benchmark": "tome_lightning.speed",
     "fit": "tome_lightning.cli",
     "patch": "tome_lightning.tome",
     "scan": "tome_lightning.commands.scanning",
@@ -41,6 +43,7 @@ __all__ = [
     "ToMeCallback",
     "ToMeViT",
     "TokenState",
+    "benchmark",
     "fit",
     "patch",
     "scan",
