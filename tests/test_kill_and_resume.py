@@ -37,7 +37,7 @@ def images(tmp_path_factory) -> Job:
 @pytest.mark.slow
 def test_random_kills_change_nothing(images, tmp_path):
     job = replace(images, folder=tmp_path, workers=2)
-    kill_at_random(job, 2, images, seed=0)
+    kill_at_random(job, 1, images, seed=0)
     assert differences(images, job) == []
     assert len(scalars(job)["train/loss"]) > 30  # else there was little to compare
 
@@ -45,7 +45,8 @@ def test_random_kills_change_nothing(images, tmp_path):
 @pytest.mark.slow
 def test_kills_at_the_points_that_random_ones_miss_change_nothing(images, tmp_path):
     job = replace(images, folder=tmp_path, workers=0, every=1)
-    assert len(kill_at_cuts(job, list(CUTS))) == len(CUTS)
+    places = list(CUTS)[1::2]  # the long form has all
+    assert len(kill_at_cuts(job, places)) == len(places) == 3
     assert differences(images, job) == []
 
 
@@ -53,7 +54,8 @@ def test_kills_at_the_points_that_random_ones_miss_change_nothing(images, tmp_pa
 def test_signals_stop_a_run_at_once_and_lose_nothing(images, tmp_path):
     job = replace(images, folder=tmp_path, workers=2, every=1000)
     done = 0
-    for number, signum in enumerate((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
+    # SIGTERM: two processes, below
+    for number, signum in enumerate((signal.SIGUSR1, signal.SIGINT)):
         with job.session() as session:
             assert session.wait_for(4 + number), session.log()
             # SLURM and a terminal tell the loader processes as well
