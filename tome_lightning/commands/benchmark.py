@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--r", nargs="+", help="16, 16:-1.0 (inflection), 8,8,8 (a block each) or keep=0.9; several"
     )
-    add("--batch-size", type=int, nargs="+", metavar="N", help="one or several; 64, on a CPU 4")
+    add("--batch-size", type=int, nargs="+", metavar="N", help="one or several; 64, on a CPU 8")
     add("--mode", default="forward", help="forward, or train: backward and AdamW as well")
     add("--dtype", help="float32 (default), bfloat16 or float16, by autocast")
     add("--compile", action="store_true", help="torch.compile for dense and merged alike")

@@ -17,7 +17,7 @@ from tome_lightning.tome.plan import check_possible
 
 MODES = ("forward", "train")
 DTYPES = ("float32", "bfloat16", "float16")
-BATCH = {"cuda": 64, "cpu": 4}  # where neither the user nor a recipe says
+BATCH = {"cuda": 64, "cpu": 8}  # where neither the user nor a recipe says
 
 
 def benchmark(
