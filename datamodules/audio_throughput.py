@@ -104,14 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="read of each file")
     parser.add_argument("--repeats", type=int, default=5, help="times each clip is made")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):  # Linux
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
         require_torchaudio()
         kinds = list_sounds(options.files)
     except DataError as error:
         parser.error(str(error))
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torchaudio
 
     print(

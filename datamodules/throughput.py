@@ -163,14 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of our pictures")
     parser.add_argument("--repeats", type=int, default=5, help="times each clip is read")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):  # Linux: decoders that have threads share the core, too
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
         decoders = [choose_decoder(name) for name in options.decoder]
         clips = draw_clips(list_videos(options.files), options.frames, options.rate)
     except DataError as error:
         parser.error(str(error))
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # Linux: decoders that have threads share the core, too
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     ways: list[Read] = []
     for name in decoders:
         own = Ours(name, options.size)

@@ -9,6 +9,15 @@ from datamodules.features import fbank
 from .sounds import RATE, encode, sweep, write
 
 
+@pytest.fixture(autouse=True)
+def unpinned(monkeypatch):
+    """The programs take one core and one thread for good: not from the tests that follow."""
+    threads = torch.get_num_threads()
+    monkeypatch.delattr("os.sched_setaffinity", raising=False)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_every_way_makes_what_it_says(tmp_path):
     paths = [write(tmp_path / f"{n}.wav", sweep(1.0, top=2000 + n)) for n in range(2)]
     ways = Ways(paths, 0.5)
@@ -26,8 +35,7 @@ def test_half_the_clips_are_mixed_with_the_next():
     assert pair(1) == [[], [0]]
 
 
-def test_the_table_has_a_row_for_each_kind_of_file(tmp_path, capsys, monkeypatch):
-    monkeypatch.delattr("os.sched_setaffinity", raising=False)  # of this process, for good
+def test_the_table_has_a_row_for_each_kind_of_file(tmp_path, capsys):
     for n in range(2):
         write(tmp_path / f"{n}.wav", sweep())
     encode(tmp_path / "clip.mp3", sweep(), "libmp3lame")

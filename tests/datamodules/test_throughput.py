@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.throughput import BARE, Ours, draw_clips, main
 
 from .videos import read_number, write_clip
+
+
+@pytest.fixture(autouse=True)
+def unpinned(monkeypatch):
+    """The programs take one core and one thread for good: not from the tests that follow."""
+    threads = torch.get_num_threads()
+    monkeypatch.delattr("os.sched_setaffinity", raising=False)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
@@ -20,8 +30,7 @@ def test_every_way_reads_the_same_clip(decoder, tmp_path):
     assert own.augmented(name, indices).shape == (2, 3, 8, 32, 32)
 
 
-def test_the_table_has_a_row_for_each_decoder(tmp_path, capsys, monkeypatch):
-    monkeypatch.delattr("os.sched_setaffinity", raising=False)  # of this process, for good
+def test_the_table_has_a_row_for_each_decoder(tmp_path, capsys):
     write_clip(tmp_path / "clip.mp4", frames=40)
     main(["--files", str(tmp_path), "--frames", "4", "--size", "16", "--repeats", "1"])
     first, heads, *rows = capsys.readouterr().out.splitlines()
