@@ -515,11 +515,10 @@ class FineTune(LightningModule):
         }
 
     def _fuses(self) -> bool:
-        """Whether the optimizer's step is one kernel: not for sharded weights, nor with a scaler of
-        float16 gradients, which a fused step would have to divide itself, unclipped."""
-        plain = not isinstance(self.trainer.strategy, ModelParallelStrategy)
+        """Whether the optimizer's step is one kernel: not with a scaler of float16 gradients, which a
+        fused step would have to divide itself, unclipped."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        return plain and not scaled and self.device.type in ("cpu", "cuda")
+        return not scaled and self.device.type in ("cpu", "cuda")
 
     def _take_current_rates(self) -> None:
         """A resumed run has the learning rates and decay of its own options, not the checkpoint's.
