@@ -119,7 +119,8 @@ def test_layer_wise_groups_survive_sharding(seen: dict[str, Any]):
 @pytest.mark.parametrize("resumed", ["resumed", "fsdp2_to_ddp", "ddp_to_fsdp2", "from_shares"])
 def test_a_run_goes_on_as_if_nothing_happened(folder: Path, seen: dict[str, Any], resumed: str):
     """Under the strategy that saved it, another one, or from a folder of shares."""
-    tolerance = CLOSE if resumed == "ddp_to_fsdp2" else EXACT
+    # A fused AdamW rounds an element by its place in memory, which differs between a share and a whole.
+    tolerance = CLOSE if resumed in ("ddp_to_fsdp2", "fsdp2_to_ddp") else EXACT
     assert len(seen[resumed]["losses"]) == 3
     assert seen[resumed]["losses"] == pytest.approx(seen["fsdp2"]["losses"][3:], abs=1e-6)
     assert_same(load(folder / resumed / LAST), load(folder / "fsdp2" / LAST), **tolerance)

@@ -15,8 +15,15 @@ LIGHTNING = {
     "predict": "write a model's scores for the test data",
 }
 COMMANDS = {  # each a module in tome_lightning.commands
-    "benchmark": "measure what merging brings to a model, on this machine",
+    "recipes": "list, show and copy the recipes",
+    "doctor": "check this machine: versions, devices, decoders, and whether a recipe can run",
     "scan": "find the files of a video or audio data set that cannot be read",
+    "benchmark": "measure what merging brings to a model, on this machine",
+    "sweep": "measure one model at many r: accuracy against throughput",
+    "visualize": "draw which patches became one token",
+    "inspect": "say what a checkpoint is, and what would load it",
+    "compare": "lay the results of runs side by side",
+    "export": "write a model as safetensors, torch.export or ONNX, and check it",
     "consolidate": "make one checkpoint file of a sharded run's folder",
 }
 VERBS = LIGHTNING | COMMANDS

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -15,6 +17,61 @@ import recipes
 
 class UsageError(ValueError):
     """A command line that cannot be followed: one line, what, got, why and the way out."""
+
+
+class VerbParser(argparse.ArgumentParser):
+    """Parses the options of a verb that is not Lightning's; mistakes are a `UsageError`.
+
+    Options have to be written out, with dashes or underscores.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print after its usage, with the nearest options."""
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            word = unknown[1].partition("=")[0]
+            hint = nearest(word, self._option_string_actions) if word.startswith("-") else ""
+            raise UsageError(f"Unknown option {word!r}. {hint or 'See ' + self.prog + ' --help.'}")
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            known = re.findall(r"[\w.-]+", wrong[2])
+            hint = nearest(wrong[1], known) or f"One of: {', '.join(known)}."
+            raise UsageError(f"{message.partition(':')[0]}: no {wrong[1]!r}. {hint}")
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; ``--img_size`` is ``--img-size``."""
+        known = self._option_string_actions
+        words = []
+        for word in args or []:
+            name, given, value = str(word).partition("=")
+            dashed = name.replace("_", "-")
+            words.append(dashed + given + value if name not in known and dashed in known else word)
+        return super().parse_known_args(words, namespace)
+
+
+def check_output(path: Path, force: bool = False) -> Path:
+    """A file that a verb is to write, refused before any work if it cannot.
+
+    Raises:
+        UsageError: If it is there already (unless ``force``), is a folder, or lies in no folder that
+            can be written to.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Name a file in it.")
+    if not folder.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {folder}. Make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written: no permission in {folder}. Name another file.")
+    if path.exists() and not force:
+        raise UsageError(
+            f"{path} is there already. Name another file, or overwrite it with --force."
+        )
+    return path
 
 
 class Arguments(NamedTuple):
