@@ -1,9 +1,10 @@
 """Recipes: YAML files that are only values, each a complete run. This module finds them by name."""
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["ALIASES", "RecipeError", "names", "path"]
+__all__ = ["ALIASES", "RecipeError", "header", "names", "path"]
 
 _FOLDER = Path(__file__).parent
 ALIASES = {"audioset_vitb": "audioset2m_vitb"}
@@ -45,3 +46,28 @@ def path(name: str) -> Path:
     raise RecipeError(
         f"{problem}; {hint}Give the path of a .yaml file or one of: {', '.join(shipped)}"
     )
+
+
+def header(name: str) -> dict[str, str]:
+    """What the comment at the top of a recipe says: its ``title``, and by key ``published``,
+    ``hardware``, ``data``, ... as far as they are there.
+
+    Raises:
+        RecipeError: As `path` does.
+    """
+    file = path(name)
+    found: dict[str, str] = {}
+    key = None
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or (line.strip() == "#" and len(found) > 1):
+            break
+        entry = re.match(r"#   (\w+) +(\S.*)", line)
+        text = line.removeprefix("#").strip()
+        if entry:
+            key = entry[1]
+            found[key] = entry[2]
+        elif text and key:
+            found[key] += f" {text}"
+        elif text and "title" not in found:
+            found["title"] = text.partition(": ")[2] or text
+    return found

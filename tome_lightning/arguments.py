@@ -33,7 +33,7 @@ class VerbParser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             word = unknown[1].partition("=")[0]
-            hint = nearest(word, self._option_string_actions) if word.startswith("-") else ""
+            hint = nearest(word, self._all_options()) if word.startswith("-") else ""
             raise UsageError(f"Unknown option {word!r}. {hint or 'See ' + self.prog + ' --help.'}")
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if wrong:
@@ -41,6 +41,14 @@ class VerbParser(argparse.ArgumentParser):
             hint = nearest(wrong[1], known) or f"One of: {', '.join(known)}."
             raise UsageError(f"{message.partition(':')[0]}: no {wrong[1]!r}. {hint}")
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
+
+    def _all_options(self) -> list[str]:
+        found = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    found += parser._option_string_actions
+        return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; ``--img_size`` is ``--img-size``."""
@@ -172,7 +180,7 @@ def _check_starts(verb: str, given: list[str]) -> None:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``Nearest: a, b.`` for a misspelt word, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     return f"Nearest: {', '.join(close)}." if close else ""
 
 

@@ -119,7 +119,7 @@ class ToMeCallback(Callback):
     ) -> None:
         model = as_finetune(pl_module).model
         plan = model.plan(model.train_tokens)
-        self.meter.stop(plan, len(batch[0]))
+        self.meter.stop(plan, len(batch[0]) * trainer.world_size)  # all processes step together
         if self.compare_dense:
             self._last_batch = batch
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -155,11 +155,7 @@ class ToMeCallback(Callback):
 
     def summary(self, module: FineTune, device: torch.device) -> dict[str, Any]:
         """What ``summary.json`` says of speed; medians over the recent steps of the most used r."""
-        model, r, train_r = (
-            module.model,
-            self._evaluated(self.final_r),
-            self._target(self.final_r),
-        )
+        plan, train_plan = self.plans(module.model)
         rows = self.meter.read()
         step_ms = data_ms = None
         if rows:
@@ -167,16 +163,34 @@ class ToMeCallback(Callback):
             step_ms = self.meter.median(most_used, "step_ms")
             data_ms = self.meter.median(most_used, "data_ms")
         return {
-            "r": r,
-            "train_r": train_r,
-            "plan": _plan(model, r, model.num_tokens),
-            "train_plan": _plan(model, train_r, model.train_tokens),
+            "r": self._evaluated(self.final_r),
+            "train_r": self._target(self.final_r),
+            "plan": plan,
+            "train_plan": train_plan,
+            "tokens": list(token_counts(plan, module.model.num_tokens)),
             "step_ms": step_ms,
             "data_ms": data_ms,
             "peak_mem_mib": peak_memory_mib(device),
             "waiting_share": self.meter.waiting_share(),
             "limited_by": limiting_words(self.meter.waiting_share(), self._repeats),
             "dense_against_merged": self.dense_against_merged,
+            "speed_by_r": [self._speed(trained, module.model) for trained in rows],
+        }
+
+    def plans(self, model: ToMeViT) -> tuple[list[int], list[int]]:
+        """Tokens that each block merges in evaluation, and in training (at the end of its schedule)."""
+        return (
+            _plan(model, self._evaluated(self.final_r), model.num_tokens),
+            _plan(model, self._target(self.final_r), model.train_tokens),
+        )
+
+    def _speed(self, plan: tuple[int, ...], model: ToMeViT) -> dict[str, Any]:
+        names = {"step_ms": "step_ms", "data_ms": "data_ms", "per_s": "samples_per_s"}
+        return {
+            "r_mean": round(_mean(plan), 4),
+            "tokens_out": model.train_tokens - sum(plan),
+            "steps": self.meter.recorded[plan].steps,
+            **{to: self.meter.median(plan, name) for name, to in names.items()},
         }
 
     def report(self, module: FineTune, device: torch.device) -> str:
@@ -217,6 +231,8 @@ class ToMeCallback(Callback):
         pl_module.log("tome/r", _mean(plan), prog_bar=True)
         if shown is not None:
             pl_module.log("tome/samples_per_s", shown, prog_bar=True)
+        optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
+        known["train/lr"] = max(group["lr"] for group in optimizer.param_groups)
         known["tome/tokens_out"] = num_tokens - sum(plan)
         known["tome/peak_mem_mib"] = peak_memory_mib(pl_module.device)
         pl_module.log_dict(known)

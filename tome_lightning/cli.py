@@ -28,7 +28,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -40,12 +40,14 @@ import datamodules
 import recipes
 from tome_lightning import __version__
 from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
+from tome_lightning.bar import RunBar
 from tome_lightning.batches import BatchError
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.checkpoint_io import AtomicCheckpointIO, CheckpointFileError
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
+from tome_lightning.memory import out_of_memory
 from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
 from tome_lightning.resume import checkpoint_config, describe_taken, find_checkpoint, run_dir_of
@@ -192,7 +194,7 @@ class ToMeCLI(LightningCLI):
         if self.from_checkpoint:
             _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
         given = any(re.match(r"--trainer[._]precision\b", word) for word in self.words)
-        if not given and _slow_in_half_precision(config.trainer):
+        if not given and slow_in_half_precision(config.trainer):
             rank_zero_warn(
                 f"trainer.precision {config.trainer.precision} would be many times slower than 32-true "
                 "on this CPU, which has no instructions for it: 32-true is used instead"
@@ -252,8 +254,7 @@ class ToMeCLI(LightningCLI):
         )
         bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         if trainer_config["enable_progress_bar"] is not False and not bars:
-            # Refreshing reads the loss, which waits for the device: not at every step.
-            extra.append(TQDMProgressBar(refresh_rate=10))
+            extra.append(RunBar())
         if trainer_config["enable_model_summary"] is None:
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
         if self.subcommand == "predict":
@@ -306,13 +307,17 @@ def exit_code(run: Callable[[], object]) -> int:
         _leave_group()
         return 0 if started_by_first() else stop.exit_code
     except Exception as error:
-        mistake = _users_mistake(error)
+        mistake = users_mistake(error)
         if isinstance(mistake, NonFiniteLossError) and rank():  # all processes raise it together
             return 0 if started_by_first() else 2
         if mistake is None and one_of_several() and lost_peer(error):
             reason = " ".join(str(error).split())[:200]
             told = f"process {rank()} stops, because another one is gone, which has told why ({reason})"
             print(f"error: {told}", file=sys.stderr)
+            return 1
+        no_memory = out_of_memory(error) if mistake is None else None
+        if no_memory is not None:
+            print(f"error: {no_memory}", file=sys.stderr)
             return 1
         if mistake is None:
             raise
@@ -357,7 +362,7 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
     try:
         cli = ToMeCLI(words)
     except Exception as error:
-        mistake = _users_mistake(error)
+        mistake = users_mistake(error)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
@@ -365,7 +370,7 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
     return Run(cli.model, cli.trainer, cli.run_dir, summary)
 
 
-def _users_mistake(error: BaseException | None) -> BaseException | None:
+def users_mistake(error: BaseException | None) -> BaseException | None:
     """The user's mistake behind an error: the parser wraps what the classes it makes raise."""
     while error is not None and not isinstance(error, USER_ERRORS):
         error = error.__cause__ or error.__context__
@@ -427,7 +432,7 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _slow_in_half_precision(trainer: Any) -> bool:
+def slow_in_half_precision(trainer: Any) -> bool:
     """Whether a trainer would emulate bfloat16 or float16 on an x86 CPU before AVX-512."""
     half = str(trainer.precision).endswith("-mixed")
     cpu = trainer.accelerator == "cpu" or (

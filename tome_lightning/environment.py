@@ -44,7 +44,7 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
-        "cpu": {"model": _cpu_model(), "cores": _cores(), "memory_gib": _memory_gib()},
+        "cpu": {"model": cpu_model(), "cores": cores(), "memory_gib": _memory_gib()},
         "gpus": _gpus(),
         "cuda": {
             "driver": _driver(),
@@ -81,7 +81,7 @@ def other_versions(saved: dict[str, str], now: dict[str, str]) -> str | None:
     return "; ".join(differing) or None
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
     with contextlib.suppress(OSError):
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
         if found:
@@ -89,7 +89,7 @@ def _cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def _cores() -> int | None:
+def cores() -> int | None:
     """Those this process may run on: a SLURM job or a container often has a few of the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,9 +20,13 @@ from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.checkpoint_io import write_text
 from tome_lightning.environment import environment
+from tome_lightning.overview import run_facts, screen
 from tome_lightning.peers import rank
 from tome_lightning.saving import LAST
 from tome_lightning.tasks import Task
+
+if TYPE_CHECKING:
+    from tome_lightning.finetune import FineTune
 
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
 RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
@@ -135,7 +139,8 @@ class RunRecord(Callback):
             write_text(self.directory / f"config{suffix}.yaml", self.config)
             facts = json.dumps(environment() | _data_facts(trainer), indent=2)
             write_text(self.directory / f"environment{suffix}.json", facts + "\n")
-        rank_zero_info(f"Run directory: {self.directory}")
+        told = screen(self._facts(trainer, as_finetune(pl_module)))
+        rank_zero_info(f"{self.recipe or 'Run'}\n{told}\n  {'run':<8} {self.directory}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = as_finetune(pl_module)
@@ -205,7 +210,7 @@ class RunRecord(Callback):
             )
         if trainer.state.fn == "fit" and summary["checkpoint"]:
             rank_zero_info(
-                f"Test it: python -m tome_lightning test --ckpt_path {summary['checkpoint']}"
+                f"Test it: python -m tome_lightning test --ckpt_path {_shorter(summary['checkpoint'])}"
             )
 
     def _tell_chance(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -230,6 +235,7 @@ class RunRecord(Callback):
             "unreadable_files": dict(Counter(row["split"] for row in bad)),
             **_data_facts(trainer),
             **self.tome.summary(as_finetune(pl_module), trainer.strategy.root_device),
+            **self._facts(trainer, as_finetune(pl_module)),
             "checkpoint": self._checkpoint(trainer),
         }
         if trainer.is_global_zero:
@@ -237,6 +243,9 @@ class RunRecord(Callback):
             if bad:  # in the form that data.exclude takes
                 write_text(self.directory / BAD_FILES, json.dumps({"bad": bad}, indent=2) + "\n")
         return summary
+
+    def _facts(self, trainer: Trainer, module: FineTune) -> dict[str, Any]:
+        return run_facts(trainer, module, *self.tome.plans(module.model))
 
     def _checkpoint(self, trainer: Trainer) -> str | None:
         if trainer.state.fn != "fit":
@@ -268,6 +277,12 @@ class RunRecord(Callback):
         if trainer.state.fn == "validate":
             self.metrics, self.counted = {}, ""  # not what the checkpoint says of its run
             self.on_fit_start(trainer, pl_module)
+
+
+def _shorter(path: str) -> str:
+    """A path as one types it: relative where it lies below the working folder."""
+    place = Path(path)
+    return str(place.relative_to(Path.cwd())) if place.is_relative_to(Path.cwd()) else path
 
 
 def _best(trainer: Trainer) -> list[ModelCheckpoint]:
