@@ -14,6 +14,7 @@ from datamodules.filelist import files_below
 from datamodules.tagged import TaggedList
 
 HEADER = ["index", "mid", "display_name"]
+PLAIN_HEADER = ["path", "labels"]
 
 
 class Classes(NamedTuple):
@@ -91,6 +92,29 @@ def read_classes(path: Path) -> Classes:
     return Classes(path, [names[number] for number in range(len(names))], index)
 
 
+def classes_of(paths: Sequence[Path]) -> Classes:
+    """The labels that lists of `path,labels` use, in alphabetical order, as classes.
+
+    Raises:
+        DataError: A list is of another kind, whose label ids have their names in a label CSV.
+    """
+    found: set[str] = set()
+    for path in paths:
+        if not _is_plain(path):
+            raise DataError(
+                f"{path} is no list with the header {','.join(PLAIN_HEADER)}, the only kind that names "
+                "its classes itself; set data.label_csv to the CSV of its classes"
+            )
+        found.update(name for row in _read_plain(path) for name in split_labels(row.labels))
+    names = sorted(found)
+    return Classes(paths[0], names, {name: number for number, name in enumerate(names)})
+
+
+def split_labels(labels: str) -> list[str]:
+    """Label ids between commas or semicolons."""
+    return [name for name in map(str.strip, labels.replace(";", ",").split(",")) if name]
+
+
 class ClipFinder:
     """Looks for the clips of several lists and lists each folder once for all of them.
 
@@ -156,7 +180,8 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     """Read one list or several, JSON or CSV, one after the other, and look for their clips.
 
     A JSON, known by the ending of its name, is AudioMAE's `{"data": [{"wav": path, "labels": ids}]}`
-    and has paths; a CSV is AudioSet's `YTID, start_seconds, end_seconds, "ids"` and has YouTube ids,
+    and has paths, as has a CSV with the header `path,labels`, whose ids are separated by `;` (or, in
+    quotes, by commas); any other CSV is AudioSet's `YTID, start_seconds, end_seconds, "ids"` and has YouTube ids,
     whose clips, already cut, are called `YTID` or `YYTID`, maybe with `_START` or `_START_END` in
     seconds or milliseconds, and an ending of `AUDIO_EXTENSIONS`. Of several such files an exact
     name wins, then the order of the endings.
@@ -175,7 +200,7 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     labels: list[Sequence[int]] = []
     first: Row | None = None
     for path in paths:
-        rows = list(_read_json(path) if path.suffix.lower() == ".json" else _read_segments(path))
+        rows = list(_rows(path))
         if not rows:
             raise DataError(f"{path} lists no clip")
         first = first or rows[0]
@@ -193,6 +218,30 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
         )
     repeated = len(found) - len(set(found))
     return Listed(TaggedList(found, labels, len(classes.names)), missing, repeated)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if path.suffix.lower() == ".json":
+        return _read_json(path)
+    return _read_plain(path) if _is_plain(path) else _read_segments(path)
+
+
+def _is_plain(path: Path) -> bool:
+    first = _text(path).partition("\n")[0].strip()
+    return [name.strip().lower() for name in first.split(",")] == PLAIN_HEADER
+
+
+def _read_plain(path: Path) -> Iterator[Row]:
+    rows = csv.reader(_text(path).split("\n"), skipinitialspace=True)
+    for number, row in enumerate(rows, start=1):
+        if number == 1 or not any(row):
+            continue
+        if len(row) != len(PLAIN_HEADER):
+            raise DataError(
+                f"{path}, line {number}: expected a path and its labels with ; in between, got "
+                f"{','.join(row)[:80]!r}"
+            )
+        yield Row(number, row[0].strip(), row[1])
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -239,7 +288,7 @@ def _targets(path: Path, rows: Sequence[Row], classes: Classes) -> list[tuple[in
     unknown: list[tuple[Row, str]] = []
     bare: list[Row] = []
     for row in rows:
-        ids = [name for name in map(str.strip, row.labels.split(",")) if name]
+        ids = split_labels(row.labels)
         unknown += [(row, name) for name in ids if name not in classes.ids]
         if not ids:
             bare.append(row)
@@ -247,20 +296,20 @@ def _targets(path: Path, rows: Sequence[Row], classes: Classes) -> list[tuple[in
     if unknown:
         row, name = unknown[0]
         raise DataError(
-            f"{path}, {_place(row)}: label {name!r} is none of the {len(classes.names)} classes of "
+            f"{path}, {_place(path, row)}: label {name!r} is none of the {len(classes.names)} classes of "
             f"{classes.path}; {len({name for _, name in unknown})} such labels in "
             f"{len({row.number for row, _ in unknown})} of {len(rows)} rows"
         )
     if bare:
         raise DataError(
-            f"{path}, {_place(bare[0])}: {bare[0].clip} has no label, like {len(bare)} of "
+            f"{path}, {_place(path, bare[0])}: {bare[0].clip} has no label, like {len(bare)} of "
             f"{len(rows)} clips; remove them from the list"
         )
     return targets
 
 
-def _place(row: Row) -> str:
-    return f"{'entry' if row.segment is None else 'line'} {row.number}"
+def _place(path: Path, row: Row) -> str:
+    return f"{'entry' if path.suffix.lower() == '.json' else 'line'} {row.number}"
 
 
 def _stems(row: Row) -> Iterator[str]:

@@ -8,7 +8,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.audio import AudioReader, require_decoders, require_torchaudio
 from datamodules.audio_check import AudioCheck
-from datamodules.audio_lists import Classes, ClipFinder, Listed, read_classes, read_lists
+from datamodules.audio_lists import (
+    Classes,
+    ClipFinder,
+    Listed,
+    classes_of,
+    read_classes,
+    read_lists,
+)
 from datamodules.audio_samples import AudioSamples, EvalSpectrogram, TrainSpectrogram
 from datamodules.audio_transforms import SpecAugment, WaveAugment
 from datamodules.balanced import BalancedSampler, sample_weights
@@ -21,20 +28,21 @@ from datamodules.tagged import TaggedList
 
 # What is looked for in root where no list is given: the first of these that is there as a whole.
 TRAIN_LISTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "20k": (("train.json",), ("balanced_train_segments.csv",)),
+    "20k": (("train.json",), ("balanced_train_segments.csv",), ("train.csv",)),
     "2m": (
         ("train_all.json",),
         ("unbalanced_train_segments.csv", "balanced_train_segments.csv"),
     ),
 }
-EVAL_LISTS = (("eval_19k.json",), ("eval.json",), ("eval_segments.csv",))
+EVAL_LISTS = (("eval_19k.json",), ("eval.json",), ("eval_segments.csv",), ("val.csv",))
 
 
 class AudioSet(LabelledData):
     """Log-mel spectrograms of clips with several labels each; any number of classes.
 
     A list is AudioMAE's JSON, `{"data": [{"wav": path, "labels": "/m/09x0r,/m/05zppz"}]}` with paths
-    absolute or from root on, or one of AudioSet's own CSVs, `YTID, start_seconds, end_seconds,
+    absolute or from root on; a CSV with the header `path,labels` and rows such as `a.wav,dog;rain`; or
+    one of AudioSet's own CSVs, `YTID, start_seconds, end_seconds,
     "labels"`, whose clips, already cut, are found below `clips` by their YouTube id. Clips that are
     listed and not there are left out and told; see `missing`. Training x: `[B, 1, frames, mels]` and
     y float32 `[B, K]`, soft where two clips are mixed; evaluation x: `[B, 1, 1, frames, mels]` and y
@@ -48,13 +56,14 @@ class AudioSet(LabelledData):
         num_workers: Loader processes per training process; never more are started than there are
             cores or batches.
         subset: Which lists of root train where `train_list` is null: for `20k` train.json, else
-            balanced_train_segments.csv; for `2m` train_all.json, else
+            balanced_train_segments.csv, else train.csv; for `2m` train_all.json, else
             unbalanced_train_segments.csv and balanced_train_segments.csv together.
         train_list: List, or several, to train on; paths start from root.
-        val_list: List to validate on; null for the first in root of eval_19k.json, eval.json and
-            eval_segments.csv.
+        val_list: List to validate on; null for the first in root of eval_19k.json, eval.json,
+            eval_segments.csv and val.csv.
         test_list: The same for the test split; that of validation if null.
-        label_csv: `index,mid,display_name` of every class; the path starts from root.
+        label_csv: `index,mid,display_name` of every class; the path starts from root. Null takes the
+            labels of the training list, in alphabetical order, where that is a CSV of `path,labels`.
         clips: Folder of the clips of CSV lists, searched with all folders in it; root if null.
         exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
             bad files are left out. A relative path starts from the working folder.
@@ -95,7 +104,7 @@ class AudioSet(LabelledData):
         train_list: str | list[str] | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
-        label_csv: str = "class_labels_indices.csv",
+        label_csv: str | None = "class_labels_indices.csv",
         clips: str | None = None,
         exclude: str | None = None,
         frames: int = 1024,
@@ -172,7 +181,7 @@ class AudioSet(LabelledData):
         """
         if not Path(self.root).is_dir():
             raise DataError(
-                f"root {self.root} is not a folder; expected {self.label_csv} and lists such as "
+                f"root {self.root} is not a folder; expected {self.label_csv or 'lists'} and lists such as "
                 f"{TRAIN_LISTS[self.subset][0][0]} in it"
             )
         require_torchaudio()
@@ -258,7 +267,10 @@ class AudioSet(LabelledData):
     @property
     def _classes_read(self) -> Classes:
         if self._classes is None:
-            self._classes = read_classes(Path(self.root, self.label_csv))
+            if self.label_csv is None:
+                self._classes = classes_of(self._lists_of("train"))
+            else:
+                self._classes = read_classes(Path(self.root, self.label_csv))
         return self._classes
 
     def _lists_of(self, split: str) -> list[Path]:

@@ -8,7 +8,14 @@ import pytest
 
 from datamodules import DataError
 from datamodules.audio import AUDIO_EXTENSIONS
-from datamodules.audio_lists import Classes, ClipFinder, Listed, read_classes, read_lists
+from datamodules.audio_lists import (
+    Classes,
+    ClipFinder,
+    Listed,
+    classes_of,
+    read_classes,
+    read_lists,
+)
 
 from .audio_tree import IDS, write_classes, write_json, write_segments
 
@@ -53,6 +60,39 @@ def test_a_json_has_paths_from_root_on_or_absolute_ones(tmp_path: Path, classes:
         ("a/1.wav", (2,)), ("b 2.flac", (0, 1)), (f"{far}/3.wav", (5,)),
     ]  # fmt: skip
     assert len(files.target(0)) == 6
+
+
+def test_a_csv_of_paths_and_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav", "b c.flac", "d.ogg")
+    text = 'path,labels\na.wav,rain;dog\nb c.flac,"dog, cat"\n\nd.ogg,rain\ngone.wav,dog\n'
+    (tmp_path / "train.csv").write_text(text)
+    classes = classes_of([tmp_path / "train.csv"])
+    assert classes.names == ["cat", "dog", "rain"]
+    listed = read(tmp_path, classes, "train.csv")
+    assert [listed.files[row] for row in range(len(listed.files))] == [
+        ("a.wav", (1, 2)), ("b c.flac", (0, 1)), ("d.ogg", (2,)),
+    ]  # fmt: skip
+    assert listed.missing == ["gone.wav"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,labels\na.wav,dog\nb.wav,bird\n", r"line 3: label 'bird' is none of the 1 classes"),
+        ("path,labels\na.wav,\n", r"line 2: a\.wav has no label"),
+        ("path,labels\na.wav\n", r"line 2: expected a path and its labels"),
+    ],
+)
+def test_a_csv_of_paths_and_labels_that_is_wrong(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "val.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, Classes(tmp_path / "train.csv", ["dog"], {"dog": 0}), "val.csv")
+
+
+def test_other_lists_need_a_label_csv(tmp_path: Path) -> None:
+    write_segments(tmp_path / "train.csv", {"abc": MUSIC}, 30)
+    with pytest.raises(DataError, match=r"no list with the header path,labels.*label_csv"):
+        classes_of([tmp_path / "train.csv"])
 
 
 def test_a_csv_as_audioset_publishes_it(tmp_path: Path, classes: Classes) -> None:

@@ -138,7 +138,7 @@ def test_without_a_list_the_usual_names_are_told(subset: Any, tree: Path) -> Non
     (tree / "train.json").unlink()
     (tree / "balanced_train_segments.csv").rename(tree / "unbalanced_train_segments.csv")
     names = {
-        "20k": r"neither train\.json nor balanced_train_segments\.csv; set data\.train_list",
+        "20k": r"balanced_train_segments\.csv nor train\.csv; set data\.train_list",
         "2m": r"train_all\.json nor unbalanced_train_segments\.csv and balanced_train_segments\.csv",
     }
     with pytest.raises(DataError, match=names[subset]):
