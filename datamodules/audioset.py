@@ -181,8 +181,8 @@ class AudioSet(LabelledData):
         """
         if not Path(self.root).is_dir():
             raise DataError(
-                f"root {self.root} is not a folder; expected {self.label_csv or 'lists'} and lists such as "
-                f"{TRAIN_LISTS[self.subset][0][0]} in it"
+                f"root {self.root} is not a folder; expected {self.label_csv or 'lists'} and "
+                f"lists such as {TRAIN_LISTS[self.subset][0][0]} in it"
             )
         require_torchaudio()
         require_decoders()
