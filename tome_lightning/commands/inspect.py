@@ -1,0 +1,50 @@
+"""`python -m tome_lightning inspect`: what a checkpoint is, and what of it would load."""
+
+from __future__ import annotations
+
+import json
+
+from tome_lightning.arguments import VerbParser
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: The command line after `inspect`.
+
+    Returns:
+        The exit code: 0, or 2 for a user's mistake, among them a file that does not fit the recipe.
+    """
+    from tome_lightning.cli import exit_code
+
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: list[str]) -> None:
+    from tome_lightning.inspection import dry_run, fitting_recipes, inspect_checkpoint, tell
+
+    parser = VerbParser(
+        prog="python -m tome_lightning inspect",
+        description="Say what a checkpoint is: family, kind, size, classes, r, epoch, licence. It is "
+        "read safely: nothing in it is run, and nothing is downloaded.",
+    )
+    parser.add_argument("file", help="a file, a name in checkpoints.SOURCES, or a timm name")
+    parser.add_argument("--recipe", help="say what of it this recipe's model would take")
+    parser.add_argument("--json", action="store_true", help="as JSON, with all that is known")
+    given = parser.parse_args(argv)
+    facts = inspect_checkpoint(given.file)
+    fitting = fitting_recipes(facts)
+    if given.json:
+        print(json.dumps({**facts, "recipes": fitting}, indent=2))
+    else:
+        print(given.file)
+        print(tell(facts))
+        if facts["what"] == "a run's checkpoint":
+            print(f"  test it      python -m tome_lightning test --ckpt_path {given.file}")
+        elif fitting:
+            print(
+                f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {given.file})"
+            )
+    if given.recipe is not None:
+        print(dry_run(given.file, given.recipe))

@@ -1,0 +1,223 @@
+"""Runs side by side, from their ``summary.json``: what ``compare`` tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from tome_lightning.arguments import UsageError
+
+COLUMN = 26  # characters of a run's column at most
+POINTS = ("top1", "top5", "mAP")
+
+
+class RunSummary(NamedTuple):
+    """A run as its directory tells of it.
+
+    Attributes:
+        name: Its directory, as given.
+        summary: ``summary.json``.
+        config: ``config.yaml`` with dotted names; empty if it is not there.
+    """
+
+    name: str
+    summary: dict[str, Any]
+    config: dict[str, Any]
+
+
+def read_run(path: str | Path) -> RunSummary:
+    """Read what a run left behind.
+
+    Args:
+        path: A run directory, or a ``summary.json``.
+
+    Raises:
+        UsageError: There is no summary, or it is none of ours.
+    """
+    file = Path(path)
+    file = file if file.suffix == ".json" else file / "summary.json"
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = "the run has not ended" if file.parent.is_dir() else "there is no such run"
+        raise UsageError(
+            f"{file} cannot be read ({error.strerror}): {why}. Name a run directory such as "
+            "runs/quickstart/0, or its summary.json."
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{file} is no JSON ({error}). Name a run's summary.json.") from error
+    if not isinstance(summary, dict) or not {"metrics", "plan"} <= summary.keys():
+        raise UsageError(f"{file} is no summary of a run: it has no metrics and plan.")
+    return RunSummary(str(path), summary, _config(file.parent))
+
+
+def compare(*paths: str | Path) -> dict[str, Any]:
+    """Lay runs side by side.
+
+    The one run with r=0, the dense control, is what the others are measured against; without one, or
+    with several, the first.
+
+    Args:
+        paths: Two or more run directories or ``summary.json`` files.
+
+    Returns:
+        ``runs``: their names, the reference first; ``rows``: by what, a value for each run;
+        ``against``: by what, the difference in metrics (as fractions) and the ratio of speeds and
+        memory to the reference; ``differing``: config values that are not the same; ``warnings``:
+        what makes the comparison unfair.
+
+    Raises:
+        UsageError: Fewer than two, or one that cannot be read.
+    """
+    if len(paths) < 2:
+        raise UsageError("compare needs two runs or more: compare runs/NAME/0 runs/NAME/1")
+    runs = [read_run(path) for path in paths]
+    dense = [run for run in runs if not any(run.summary["plan"])]
+    first = dense[0] if len(dense) == 1 else runs[0]
+    runs = [first, *(run for run in runs if run is not first)]
+    rows = _rows(runs)
+    return {
+        "runs": [run.name for run in runs],
+        "rows": rows,
+        "against": _against(rows),
+        "differing": _differing(runs),
+        "warnings": _warnings(runs),
+    }
+
+
+def tell(found: Mapping[str, Any]) -> str:
+    """The comparison as lines for the screen."""
+    lines = [_line("", [_short(name) for name in found["runs"]])]
+    for what, values in found["rows"].items():
+        if any(value not in (None, "") for value in values):
+            lines.append(_line(what, [_cell(what, value) for value in values]))
+    lines += ["", f"against {found['runs'][0]}:"]
+    for what, values in found["against"].items():
+        lines.append(_line(what, ["", *values[1:]]))
+    if found["differing"]:
+        lines += ["", "settings that differ:"]
+        for name, values in found["differing"].items():
+            lines.append(_line(name, [_cell("", value) for value in values]))
+    lines += [f"note: {words}" for words in found["warnings"]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _rows(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
+    summaries = [run.summary for run in runs]
+    names = dict.fromkeys(name for summary in summaries for name in summary["metrics"])
+    rows: dict[str, list[Any]] = {"recipe": [s.get("recipe") for s in summaries]}
+    rows |= {name: [s["metrics"].get(name) for s in summaries] for name in names}
+    rows["measured on"] = [s.get("measured_on") for s in summaries]
+    rows["r"] = [_r(s.get("r")) for s in summaries]
+    rows["tokens out"] = [(s.get("tokens") or [None])[-1] for s in summaries]
+    rows["MACs"] = [(s.get("macs") or {}).get("merged") for s in summaries]
+    rows["step ms"] = [_rounded(s.get("step_ms")) for s in summaries]
+    rows["samples/s"] = [_rounded(_speed(s)) for s in summaries]
+    rows["peak MiB"] = [_rounded(s.get("peak_mem_mib")) for s in summaries]
+    rows["batch"] = [s.get("effective_batch") for s in summaries]
+    rows["device"] = [s.get("device") for s in summaries]
+    rows["limited by"] = [str(s.get("limited_by") or "").partition(":")[0] for s in summaries]
+    return rows
+
+
+def _against(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, values in rows.items():
+        if name in POINTS:
+            found[name] = [_points(value, values[0]) for value in values]
+        elif name in ("step ms", "samples/s", "peak MiB", "MACs"):
+            found[name] = [_ratio(value, values[0]) for value in values]
+    return {name: values for name, values in found.items() if any(values[1:])}
+
+
+def _points(value: Any, reference: Any) -> str:
+    return "" if None in (value, reference) else f"{100 * (value - reference):+.2f} points"
+
+
+def _ratio(value: Any, reference: Any) -> str:
+    return "" if not value or not reference else f"{value / reference:.2f}x"
+
+
+def _differing(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
+    if not all(run.config for run in runs):
+        return {}
+    names = dict.fromkeys(name for run in runs for name in run.config)
+    values = {name: [run.config.get(name) for run in runs] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def _warnings(runs: Sequence[RunSummary]) -> list[str]:
+    told = []
+    for key, words in (
+        ("device", "speed was measured on different devices"),
+        ("precision", "the precisions differ, and with them the speed"),
+        ("effective_batch", "the batches differ, and with them speed and memory"),
+        ("measured_on", "the metrics were measured on different numbers of samples or views"),
+        ("lists", "the lists of data differ: the metrics are of other samples"),
+    ):
+        values = [run.summary.get(key) for run in runs]
+        known = [value for value in values if value]
+        if any(value != known[0] for value in known):
+            told.append(words)
+    if not all(run.config for run in runs):
+        told.append("not every run has its config.yaml beside it: settings are not compared")
+    return told
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return _flat(content) if isinstance(content, dict) else {}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace(".init_args", "")
+        if isinstance(item, dict) and item:
+            flat |= _flat(item, f"{name}.")
+        else:
+            flat[name] = item
+    return flat
+
+
+def _speed(summary: Mapping[str, Any]) -> float | None:
+    rows = summary.get("speed_by_r") or []
+    most: dict[str, Any] = max(rows, key=lambda row: int(row.get("steps", 0)), default={})
+    value = most.get("samples_per_s")
+    return None if value is None else float(value)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _r(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)
+
+
+def _cell(what: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if what in POINTS:
+        return f"{value:.2%}"
+    if what == "MACs":
+        return f"{value / 1e9:.1f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
+    return f"{value:,.1f}" if isinstance(value, float) and value >= 100 else str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= COLUMN else f"..{text[2 - COLUMN :]}"
+
+
+def _line(what: str, cells: Any) -> str:
+    row = [cell if len(cell) <= COLUMN else f"{cell[: COLUMN - 2]}.." for cell in cells]
+    return f"{what:<22}" + "".join(f"  {cell:<{COLUMN}}" for cell in row)
