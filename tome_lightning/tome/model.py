@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from timm.layers import PatchDropout
@@ -240,6 +241,28 @@ class ToMeViT(nn.Module):
         if return_prefix_tokens and self.num_prefix:
             taken = list(zip(taken, prefix, strict=True))
         return taken if intermediates_only else (self.vit.norm(state.x), taken)
+
+    def forward_sources(self, x: Tensor, depths: Sequence[int] | None = None) -> list[Tensor]:
+        """Which token each patch is in after chosen numbers of blocks.
+
+        Indices, not the matrix of all pairs: of a clip of 1,569 tokens a few kilobytes.
+
+        Args:
+            x: Images, ``[B, C, H, W]``, or what else the patch embedding takes.
+            depths: Numbers of blocks, 0 (every token is its own) to all of them; only all by default.
+
+        Returns:
+            For each depth an index for every token of the input, prefix tokens included, ``[B, N0]``.
+        """
+        wanted = [self.depth] if depths is None else list(depths)
+        state = self._embed(x, trace=True)
+        plan = self.plan(state.x.shape[1])
+        found = {0: state.source}
+        for i in range(max(wanted, default=0)):
+            state = self._block(i, state, plan[i])
+            if i + 1 in wanted:
+                found[i + 1] = state.source
+        return [cast(Tensor, found[depth]) for depth in wanted]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""

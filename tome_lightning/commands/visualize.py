@@ -1,0 +1,85 @@
+"""`python -m tome_lightning visualize`: which patches became one token."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tome_lightning.arguments import VerbParser, check_output
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: The command line after `visualize`.
+
+    Returns:
+        The exit code: 0, or 2 for a user's mistake.
+    """
+    from tome_lightning.cli import exit_code
+
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: list[str]) -> None:
+    given = _parser().parse_args(argv)
+    check_output(given.out, given.force)
+    from tome_lightning.loaded import load_model
+    from tome_lightning.pictures.visualize import check_depths, visualize
+    from tome_lightning.speed.case import parse_r
+
+    loaded = load_model(
+        given.model, given.ckpt, given.recipe, prop_attn=given.prop_attn, img_size=given.img_size,
+        random_weights=given.random_weights,
+    )  # fmt: skip
+    rs = None if given.r is None else [parse_r(text) for text in given.r]
+    check_depths(given.depth, loaded.model.depth)
+    found = visualize(
+        loaded, given.input, given.out, rs, given.depth,
+        distinct=given.colours == "distinct", force=given.force,
+    )  # fmt: skip
+    print(f"{loaded.name}: {loaded.weights}")
+    for file, groups in zip(given.input, found, strict=True):
+        for g in groups:
+            merged = int((g.sizes > 1).sum())
+            told = f"{merged} of {len(g.sizes)} groups hold several patches" if merged else (
+                "nothing merges at this r"
+            )  # fmt: skip
+            print(f"  {file}: {loaded.model.num_tokens} -> {g.label}, {told}")
+    print(f"written: {given.out}")
+
+
+def _parser() -> VerbParser:
+    parser = VerbParser(
+        prog="python -m tome_lightning visualize",
+        description="Draw which patches of pictures, clips or sounds became one token.",
+    )
+    switch = argparse.BooleanOptionalAction
+    add = parser.add_argument
+    add("--ckpt", type=str, help="a run's checkpoint; with --model or --recipe a file of weights")
+    add("--model", help="a timm name; its published weights unless --ckpt is given")
+    add("--recipe", help="a recipe's model")
+    add("--random-weights", action="store_true", help="leave the weights as drawn")
+    add("--input", nargs="+", type=Path, required=True, metavar="FILE", help="what to show it")
+    add("--out", type=Path, required=True, metavar="FILE",
+        help=".png, .jpg, .webp; of a clip also .gif, .mp4")  # fmt: skip
+    add(
+        "--r",
+        nargs="+",
+        metavar="R",
+        help="16, 16:-1.0, 8,8,8 or keep=0.9; by default the model's own",
+    )
+    add(
+        "--depth",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="look after N blocks; by default after all",
+    )
+    add("--prop-attn", action=switch, help="merged tokens weigh by size in attention")
+    add("--img-size", type=int, help="side of the image, with --model")
+    add("--colours", choices=("distinct", "mean"), default="distinct",
+        help="of a clip's groups: a hue of their own (default), or only their mean colour")  # fmt: skip
+    add("--force", action="store_true", help="overwrite")
+    return parser

@@ -1,0 +1,107 @@
+"""The same pictures of a few validation samples, each epoch, in TensorBoard."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from tome_lightning.callbacks import as_finetune
+from tome_lightning.inputs import Spectrogram
+from tome_lightning.pictures.groups import trace_groups
+from tome_lightning.pictures.reading import Example, example
+from tome_lightning.tome import R
+
+
+class GroupPictures(Callback):
+    """Logs after each validation which patches of the first validation samples became one token.
+
+    Nothing of the run changes: the samples are read once, beside the loader; r, mode and random
+    numbers are as before.
+
+    Args:
+        samples: How many; of a clip each costs a page of frames.
+        r: Tokens merged per block; that of evaluation by default.
+        every_n_epochs: Epochs from one picture to the next.
+        tag: Name in TensorBoard.
+    """
+
+    def __init__(
+        self,
+        samples: int = 4,
+        r: int | list[int] | dict[str, int | float] | None = None,
+        every_n_epochs: int = 1,
+        tag: str = "tome/groups",
+    ) -> None:
+        if samples < 1 or every_n_epochs < 1:
+            raise ValueError(
+                f"GroupPictures: samples and every_n_epochs are 1 or more, got {samples} and "
+                f"{every_n_epochs}."
+            )
+        self.samples = samples
+        self.r: R | None = r
+        self.every_n_epochs = every_n_epochs
+        self.tag = tag
+        self._examples: list[Example] | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        board = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
+        due = trainer.current_epoch % self.every_n_epochs == 0
+        if trainer.sanity_checking or not trainer.is_global_zero or not board or not due:
+            return
+        module = as_finetune(pl_module)
+        examples = self._examples = self._examples or self._read(trainer, module)
+        if not examples:
+            return
+        picture = self._picture(examples, module)
+        for log in board:
+            log.experiment.add_image(self.tag, picture, trainer.global_step, dataformats="HWC")
+
+    def _picture(self, examples: list[Example], module: Any) -> np.ndarray:
+        from tome_lightning.pictures.visualize import draw
+
+        model = module.model
+        r = model.r if self.r is None else self.r
+        modes = {part: part.training for part in model.modules()}
+        model.eval()
+        try:
+            x = torch.stack([example.x for example in examples]).to(module.device)
+            groups = trace_groups(model, x, [r])
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        page = draw(examples, groups, SimpleNamespace(input=module.input))
+        return np.asarray(page)
+
+    def _read(self, trainer: Trainer, module: Any) -> list[Example]:
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "samples"):
+            return []
+        samples = data.samples("val")
+        examples = []
+        for index in range(min(self.samples, len(samples))):
+            views, label, _ = samples[index]
+            x: Tensor = data.prepare(views[None])[0] if views.dtype == torch.uint8 else views
+            name = _label(label, module.class_names)
+            examples.append(example(name, x[0], module.input, *_scale(data, module.input)))
+        return examples
+
+
+def _scale(data: Any, input: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    front = getattr(data, "front_end", None)
+    if isinstance(input, Spectrogram) and front is not None:
+        return (float(front.mean),), (float(front.std),)
+    mean, std = data._on_device._scale
+    return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
+
+
+def _label(label: Any, names: list[str] | None) -> str:
+    if isinstance(label, Tensor) and label.ndim:
+        held = label.nonzero().flatten().tolist()
+        return ", ".join(names[i] if names else str(i) for i in held)
+    return str(names[int(label)] if names and int(label) >= 0 else int(label))

@@ -1,0 +1,130 @@
+"""Files as a model sees them in evaluation, and as they are shown beside its groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tome_lightning.arguments import UsageError
+from tome_lightning.inputs import Clip, Image, Input, Spectrogram
+from tome_lightning.loaded import LoadedModel
+
+DECODE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample to be shown.
+
+    Attributes:
+        name: The file's name, or another.
+        x: What the model reads: float32, of ``input.shape``.
+        frames: What is shown of an image or a clip, uint8 ``[T, H, W, 3]``; T is 1 for an image.
+        cells: Of a spectrogram the log-mel features, float32 ``[time, mels]``; else None.
+    """
+
+    name: str
+    x: Tensor
+    frames: NDArray[np.uint8] | None = None
+    cells: NDArray[np.float32] | None = None
+
+
+def read_example(path: str | Path, loaded: LoadedModel) -> Example:
+    """Read a picture, a video or a sound, whichever the model takes.
+
+    Raises:
+        UsageError: It is not there, or is none of these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise UsageError(f"{path} is {what}. Give files: {_KINDS[type(loaded.input)]}.")
+    read = {Image: _picture, Clip: _clip, Spectrogram: _sound}[type(loaded.input)]
+    try:
+        x = read(path, loaded)
+    except Exception as error:  # each decoder has its own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UsageError(
+            f"{path} cannot be read as {_KINDS[type(loaded.input)]}, which this model takes: {reason}"
+        ) from error
+    return example(path.name, x, loaded.input, loaded.mean, loaded.std)
+
+
+_KINDS: dict[type[Input], str] = {
+    Image: "a picture (png, jpg, ...)",
+    Clip: "a video (mp4, webm, ...)",
+    Spectrogram: "a sound (wav, flac, mp3, ...)",
+}
+
+
+def example(
+    name: str, x: Tensor, input: Input, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Example:
+    """What is shown of a sample: the pixels, or the features, that it was normalised from.
+
+    Args:
+        name: For captions.
+        x: One sample as the model reads it, of ``input.shape``.
+        input: What it is.
+        mean: Of each channel, 0 to 1; of a spectrogram one, in natural logarithms.
+        std: The same.
+    """
+    x = x.detach().float().cpu()
+    if isinstance(input, Spectrogram):
+        cells = (x[0] * (2 * std[0]) + mean[0]).numpy()
+        return Example(name, x, cells=cells)
+    shape = (-1, *[1] * (x.ndim - 1))
+    pixels = x * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    planes = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
+    planes = planes[:, None] if planes.ndim == 3 else planes  # [C, T, H, W]
+    planes = planes.expand(3, -1, -1, -1) if len(planes) == 1 else planes[:3]
+    return Example(name, x, frames=planes.permute(1, 2, 3, 0).contiguous().numpy())
+
+
+def _picture(path: Path, loaded: LoadedModel) -> Tensor:
+    """All of the short side and the middle of the long one, in the model's size."""
+    from PIL import Image as Pictures
+    from PIL import ImageOps
+    from torchvision.transforms import v2
+
+    channels, size, _ = loaded.input.shape
+    with Pictures.open(path) as picture:
+        upright = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
+    resize = v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True)
+    steps: list[Any] = [resize, v2.CenterCrop(size), v2.PILToTensor()]
+    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(loaded.mean, loaded.std)]
+    x: Tensor = v2.Compose(steps)(upright)
+    return x
+
+
+def _clip(path: Path, loaded: LoadedModel) -> Tensor:
+    """The clip in the middle of the video, as evaluation with one clip takes it."""
+    from datamodules.clip_reader import Decoding, EvalClipReader
+    from datamodules.clips import MAESTSampling, VideoMAESampling
+    from datamodules.decoding import choose_decoder
+    from datamodules.video_transforms import ClipEvalTransform
+
+    assert isinstance(loaded.input, Clip)
+    kind = VideoMAESampling if loaded.data.get("sampling") == "videomae" else MAESTSampling
+    sampling = kind(loaded.input.frames, int(loaded.data.get("rate") or 4))
+    decoding = Decoding(choose_decoder(loaded.data.get("decoder")), timeout=DECODE_SECONDS)
+    clips = EvalClipReader(decoding, sampling, 1)(str(path))
+    return ClipEvalTransform(loaded.input.size, 1, loaded.mean, loaded.std)(clips)[0]
+
+
+def _sound(path: Path, loaded: LoadedModel) -> Tensor:
+    from datamodules.audio import read_waveform, require_decoders, require_torchaudio
+    from datamodules.audio_samples import EvalSpectrogram
+    from datamodules.features import FrontEnd
+
+    assert isinstance(loaded.input, Spectrogram)
+    require_torchaudio()
+    require_decoders()
+    front = FrontEnd(loaded.input.frames, loaded.input.mels, loaded.mean[0], loaded.std[0])
+    return EvalSpectrogram(front)(read_waveform(str(path), front.seconds))[0]
