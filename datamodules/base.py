@@ -3,10 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,6 +17,9 @@ from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
 from datamodules.samples import Key, Samples
+
+if TYPE_CHECKING:
+    from datamodules.on_device import DeviceTransform
 
 __all__ = ["DataError", "LabelledData"]
 
@@ -85,7 +88,7 @@ class LabelledData(LightningDataModule, ABC):
         self.max_retries = max_retries
         self.max_corrupt_share = max_corrupt_share
         self._samples: dict[str, Samples] = {}
-        self._on_device: Callable[[Tensor, Sequence[Key] | None], Tensor] | None = None
+        self.on_device: "DeviceTransform | None" = None  # None: pixels leave the loader as they are
         for name in (
             "batch_size",
             "eval_batch_size",
@@ -198,9 +201,9 @@ class LabelledData(LightningDataModule, ABC):
         Raises:
             DataError: `train_ids` are given and `setup` has not made the training split.
         """
-        if self._on_device is None or x.dtype != torch.uint8:
+        if self.on_device is None or x.dtype != torch.uint8:
             return x
-        return self._on_device(x, None if train_ids is None else self._keys(train_ids))
+        return self.on_device(x, None if train_ids is None else self._keys(train_ids))
 
     def _keys(self, train_ids: Tensor) -> list[Key]:
         samples, seen = self.samples("train"), Counter[int]()

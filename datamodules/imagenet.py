@@ -131,7 +131,7 @@ class ImageNet(LabelledData):
             size, tuple(mean), scale, ratio, hflip, auto_augment, color_jitter, interpolation
         )
         self._eval_transform = EvalTransform(size, crop_pct, interpolation)
-        self._on_device = DeviceTransform(tuple(mean), tuple(std), 2, reprob, remode, recount)
+        self.on_device = DeviceTransform(tuple(mean), tuple(std), 2, reprob, remode, recount)
 
     def check(self, stage: str | None = None) -> None:
         """Refuse a missing root, split or list and class folders that differ; reads no image.

@@ -159,7 +159,7 @@ class Kinetics400(LabelledData):
         self._train_transform = ClipTrainTransform(
             size, len(mean), scale, ratio, hflip, auto_augment, repeat_aug
         )
-        self._on_device = DeviceTransform(tuple(mean), tuple(std), 3, reprob, remode, recount)
+        self.on_device = DeviceTransform(tuple(mean), tuple(std), 3, reprob, remode, recount)
 
     def check(self, stage: str | None = None) -> None:
         """Find the decoder and list the videos of the splits that `stage` needs; opens none.

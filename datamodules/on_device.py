@@ -39,6 +39,7 @@ class DeviceTransform:
         require("remode", remode, remode in ("pixel", "rand", "const"), "pixel, rand or const")
         require("recount", recount, recount >= 1, "1 or more")
         self.reprob, self.remode, self.recount = reprob, remode, recount
+        self.mean, self.std = mean, std
         shape = (-1,) + (1,) * dims  # [C, 1, 1] or [C, 1, 1, 1]
         self._scale = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
         self._scale_on: dict[torch.device, tuple[Tensor, Tensor]] = {}

@@ -96,8 +96,7 @@ def _scale(data: Any, input: Any) -> tuple[tuple[float, ...], tuple[float, ...]]
     front = getattr(data, "front_end", None)
     if isinstance(input, Spectrogram) and front is not None:
         return (float(front.mean),), (float(front.std),)
-    mean, std = data._on_device._scale
-    return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
+    return data.on_device.mean, data.on_device.std
 
 
 def _label(label: Any, names: list[str] | None) -> str:
