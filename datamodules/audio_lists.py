@@ -182,9 +182,9 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     A JSON, known by the ending of its name, is AudioMAE's `{"data": [{"wav": path, "labels": ids}]}`
     and has paths, as has a CSV with the header `path,labels`, whose ids are separated by `;` (or, in
     quotes, by commas); any other CSV is AudioSet's `YTID, start_seconds, end_seconds, "ids"`. It has
-    YouTube ids, whose clips, already cut, are called `YTID` or `YYTID`, maybe with `_START` or `_START_END` in
-    seconds or milliseconds, and an ending of `AUDIO_EXTENSIONS`. Of several such files an exact
-    name wins, then the order of the endings.
+    YouTube ids, whose clips, already cut, are called `YTID` or `YYTID`, maybe with `_START` or
+    `_START_END` in seconds or milliseconds, and an ending of `AUDIO_EXTENSIONS`. Of several such
+    files an exact name wins, then the order of the endings.
 
     Args:
         paths: The lists.

@@ -88,7 +88,7 @@ class LabelledData(LightningDataModule, ABC):
         self.max_retries = max_retries
         self.max_corrupt_share = max_corrupt_share
         self._samples: dict[str, Samples] = {}
-        self.on_device: "DeviceTransform | None" = None  # None: pixels leave the loader as they are
+        self.on_device: DeviceTransform | None = None  # None: pixels leave the loader as they are
         for name in (
             "batch_size",
             "eval_batch_size",
