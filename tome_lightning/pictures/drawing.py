@@ -103,8 +103,8 @@ def _tinted(colours: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[n
     for rank, group in enumerate(np.argsort(-sizes, kind="stable")):
         if sizes[group] < 2:
             break
-        light = 0.35 + 0.6 * colours[group].mean() / 255
-        hue = np.array(colorsys.hsv_to_rgb((rank * GOLDEN) % 1.0, 0.75, light)) * 255
+        light = colours[group].max() / 255  # as bright as it is: a dark background stays dark
+        hue = np.array(colorsys.hsv_to_rgb((rank * GOLDEN) % 1.0, 0.9, light)) * 255
         tinted[group] = (1 - TINT) * colours[group] + TINT * hue
     return tinted
 
