@@ -648,3 +648,14 @@ def test_on_slurm_lightning_does_not_requeue_by_itself(monkeypatch):
     assert len(_plugins([own])) == 2
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "torchrun within a job")
     assert [type(plugin) for plugin in _plugins([])] == [AtomicCheckpointIO]
+
+
+def test_completion_for_a_shell_names_the_options(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert main(["--print_completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "complete -o" in script
+    assert "tome-lightning" in script
+    assert "--model.prop_attn" in script
+    assert main(["--print_completion=fish"]) == 2
+    assert "bash" in capsys.readouterr().err

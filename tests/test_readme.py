@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from tome_lightning.__main__ import main
@@ -34,6 +35,11 @@ def commands() -> list[str]:
     return [
         line.split("-m tome_lightning ", 1)[1] for line in lines if "-m tome_lightning " in line
     ]
+
+
+OWN = [c for c in commands() if re.search(r"--data\.root (photos|clips|sounds)", c)]
+AFTER = [c for c in commands() if "runs/quickstart" in c]
+OTHERS = [c for c in commands() if c not in (*OWN, *AFTER)]
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def videos(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*classes have no video")
-@pytest.mark.parametrize("command", [c for c in commands() if "kinetics_vitl" in c])
+@pytest.mark.parametrize("command", [c for c in OTHERS if "kinetics_vitl" in c])
 def test_a_readme_command_on_videos_runs(videos, command):
     words = command.split()
     extra = [] if words[0] == "scan" else [*SMALL, *KINETICS]
@@ -78,7 +84,7 @@ def test_a_readme_command_on_videos_runs(videos, command):
         assert list(videos.glob("runs/*/0/checkpoints/best.ckpt"))
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if "audioset" in c])
+@pytest.mark.parametrize("command", [c for c in OTHERS if "audioset" in c])
 def test_a_readme_command_on_sounds_runs(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_tree(tmp_path / "DIR")
@@ -95,7 +101,7 @@ def test_a_readme_command_on_sounds_runs(tmp_path, monkeypatch, command):
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in commands() if not re.search("kinetics_vitl|audioset|^benchmark", c)],
+    [c for c in OTHERS if not re.search("kinetics_vitl|audioset|^benchmark", c)],
 )
 def test_a_readme_command_runs(folder, command, capsys):
     words = command.split()
@@ -107,6 +113,63 @@ def test_a_readme_command_runs(folder, command, capsys):
         assert "class_path: datamodules.ImageNet" in capsys.readouterr().out
     else:
         assert list(folder.glob("runs/*/0/checkpoints/best.ckpt"))
+
+
+@pytest.fixture
+def own_data(folder, monkeypatch) -> Path:
+    """The three folders that the README describes."""
+    (folder / "DIR").rename(folder / "photos")
+    for split, names in (("train", "abcd"), ("val", "ab")):
+        for k, name in enumerate(names):
+            write_clip(folder / "clips" / f"{name}.mp4", frames=20)
+            (folder / "sounds" / split).mkdir(parents=True, exist_ok=True)
+            wave = np.sin(np.arange(8000) * 0.1 * (k + 1)).astype(np.float32)
+            soundfile.write(folder / "sounds" / split / f"{name}.wav", wave, 16_000)
+        lines = [f"{name}.mp4 {k % 2}\n" for k, name in enumerate(names)]
+        (folder / "clips" / f"{split}.csv").write_text("".join(lines))
+        rows = zip(names, ("dog;rain", "cat", "rain", "dog"), strict=False)
+        text = "".join(f"{split}/{name}.wav,{labels}\n" for name, labels in rows)
+        (folder / "sounds" / f"{split}.csv").write_text(f"path,labels\n{text}")
+    return folder
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_a_readme_command_on_one_s_own_data_runs(own_data, command, capsys):
+    words = command.split()
+    assert main([*words, *SMALL, "--model.checkpoint=null"]) == 0
+    (best,) = own_data.glob("runs/*/0/checkpoints/best.ckpt")
+    assert main(["predict", "--ckpt_path", str(best), "--trainer.accelerator=cpu"]) == 0
+    (table,) = own_data.glob("runs/*/1/predictions.csv")
+    rows = table.read_text().splitlines()
+    assert rows[0].startswith("id,file,class1,score1,class2,score2")
+    assert len(rows) > 2
+    if "sounds" in command:
+        assert {row.split(",")[2] for row in rows[1:]} <= {"cat", "dog", "rain"}
+
+
+def test_the_own_data_of_the_readme_are_all_tried():
+    assert [re.search(r"root (\w+)", c)[1] for c in OWN] == ["photos", "clips", "sounds"]
+
+
+def test_the_readme_s_commands_after_a_run_run(folder, capsys):
+    for r in ("4", "0"):
+        assert main(["fit", "--recipe", "quickstart", *SMALL, f"--model.r={r}"]) == 0
+    Image.effect_noise((40, 30), 90).save("photo.png")
+    small = {
+        "test": ["--trainer.accelerator=cpu", "--trainer.limit_test_batches=1"],
+        "sweep": ["--rounds=1", "--batch-size=2", "--limit=1", "--trainer.accelerator=cpu"],
+    }
+    assert [c.split()[0] for c in AFTER] == [
+        "test", "sweep", "visualize", "inspect", "export", "compare",
+    ]  # fmt: skip
+    for command in AFTER:
+        words = command.split()
+        assert main([*words, *small.get(words[0], [])]) == 0, command
+    told = capsys.readouterr().out
+    assert "r=4, prop_attn=True" in told  # inspect
+    assert "against runs/quickstart/1" in told  # compare: the dense control
+    for name in ("sweep.json", "sweep.png", "groups.png", "model.onnx"):
+        assert Path(name).stat().st_size > 1000
 
 
 def test_the_readme_s_benchmark_of_a_model_runs(tmp_path, monkeypatch):
@@ -129,10 +192,11 @@ def test_the_readme_s_benchmark_of_a_recipe_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_readme_s_python_runs(folder, capsys):
-    patching, exporting = blocks("python")
+    patching, fitting, exporting = blocks("python")
     exec(compile(patching, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == str((16,) * 11 + (10,))
-    assert main(["fit", "--recipe", "quickstart", *SMALL]) == 0
+    exec(compile(fitting, "README.md", "exec"), {})
+    assert "top1" in capsys.readouterr().out
     names: dict = {}
     exec(compile(exporting, "README.md", "exec"), names)
     assert "blocks.0.attn.qkv.weight" in names["state_dict"]

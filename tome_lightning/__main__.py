@@ -46,6 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"tome_lightning {__version__}")
         return 0
+    if argv[0].partition("=")[0] in ("--print_completion", "--print-completion"):
+        from tome_lightning.cli import print_completion
+
+        return print_completion(argv[0].partition("=")[2] or (argv[1] if argv[1:] else "bash"))
     if argv[0] not in VERBS:
         close = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."

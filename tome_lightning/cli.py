@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -22,7 +23,7 @@ import torch
 import torchmetrics
 import torchvision
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -176,6 +177,8 @@ class ToMeCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
+            if args[0] not in self._subcommand_parsers:
+                raise
             verb = self._subcommand_parsers[args[0]]
             known = {
                 option.removeprefix("--")
@@ -291,6 +294,31 @@ def main(argv: list[str]) -> int:
     if code == 2:
         remove_unused(os.environ.get(RUN_DIR_VARIABLE))
     return code
+
+
+def print_completion(shell: str) -> int:
+    """Print a script that completes ``tome-lightning`` with the options of Lightning's verbs.
+
+    Args:
+        shell: bash, zsh or tcsh.
+
+    Returns:
+        The exit code: 0, or 2 for another shell or where shtab is missing.
+    """
+    shells = ("bash", "zsh", "tcsh")
+    if shell not in shells or importlib.util.find_spec("shtab") is None:
+        fault = "needs shtab: pip install shtab" if shell in shells else f"is one of {shells}"
+        print(f"error: --print_completion SHELL {fault}", file=sys.stderr)
+        return 2
+    set_parsing_settings(add_print_completion_argument=True)
+    sys.argv[0] = "tome-lightning"  # what is completed
+    try:
+        ToMeCLI([f"--print_completion=shtab-{shell}"])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        set_parsing_settings(add_print_completion_argument=False)
+    return 0
 
 
 def exit_code(run: Callable[[], object]) -> int:
