@@ -146,13 +146,15 @@ def test_the_meter_knows_nothing_of_lightning():
 
 
 def test_only_the_entry_points_import_the_cli():
-    """`__main__` starts it, the end-to-end benchmark a run of it; the package and the commands may
-    reach for it inside a function."""
+    """`__main__` starts it; the end-to-end benchmark and the sweep prepare runs of it, as does, inside a
+    function, the check of a recipe; the package and the commands reach for it inside a function."""
+    preparing = ("tome_lightning.speed.prepared", "tome_lightning.sweeping.prepared")
+    late = ("tome_lightning", "tome_lightning.checkup.recipe")
     for one in IMPORTS:
         if not _under(one.target, "tome_lightning.cli"):
             continue
-        inside = one.importer == "tome_lightning" or _under(one.importer, "tome_lightning.commands")
-        starts = one.importer in ("tome_lightning.__main__", "tome_lightning.speed.prepared")
+        inside = one.importer in late or _under(one.importer, "tome_lightning.commands")
+        starts = one.importer in ("tome_lightning.__main__", *preparing)
         assert starts or (inside and not one.at_import), one
 
 
