@@ -37,7 +37,7 @@ def _run(argv: list[str]) -> None:
     check_depths(given.depth, loaded.model.depth)
     found = visualize(
         loaded, given.input, given.out, rs, given.depth,
-        distinct=given.colours == "distinct", force=given.force,
+        distinct=None if given.colours is None else given.colours == "distinct", force=given.force,
     )  # fmt: skip
     print(f"{loaded.name}: {loaded.weights}")
     for file, groups in zip(given.input, found, strict=True):
@@ -79,7 +79,7 @@ def _parser() -> VerbParser:
     )
     add("--prop-attn", action=switch, help="merged tokens weigh by size in attention")
     add("--img-size", type=int, help="side of the image, with --model")
-    add("--colours", choices=("distinct", "mean"), default="distinct",
-        help="of a clip's groups: a hue of their own (default), or only their mean colour")  # fmt: skip
+    add("--colours", choices=("distinct", "mean"),
+        help="of a clip's groups: their mean colour, or a hue of their own (default of grey clips)")  # fmt: skip
     add("--force", action="store_true", help="overwrite")
     return parser

@@ -36,7 +36,7 @@ def visualize(
     rs: Sequence[R] | None = None,
     depths: Sequence[int] | None = None,
     *,
-    distinct: bool = True,
+    distinct: bool | None = None,
     force: bool = False,
 ) -> list[list[Groups]]:
     """Draw which patches of some files became one token.
@@ -51,7 +51,8 @@ def visualize(
         out: .png, .jpg or .webp; of a clip also .gif or .mp4.
         rs: Values of r; the model's own by default.
         depths: Numbers of blocks after which to look; all blocks by default.
-        distinct: Give the groups of clips hues of their own, to be told apart over time.
+        distinct: Give the groups of clips hues of their own, to be told apart over time; by default of
+            grey clips, whose mean colours are much alike.
         force: Whether ``out`` may be overwritten.
 
     Returns:
@@ -85,7 +86,7 @@ def draw(
     loaded: LoadedModel | Any,
     *,
     film: bool = False,
-    distinct: bool = True,
+    distinct: bool | None = None,
 ) -> Pictures.Image | Pixels:
     """The page, or of a film its frames, uint8 ``[T, H, W, 3]``.
 
@@ -100,6 +101,7 @@ def draw(
         return Pictures.fromarray(figure_pixels(sound_figure(examples, groups)))
     if not isinstance(loaded.input, Clip):
         return image_page(examples, groups)
+    distinct = loaded.input.channels == 1 if distinct is None else distinct
     if film:
         return clip_film(examples[0], groups[0], distinct)
     pages = [clip_page(e, g, distinct) for e, g in zip(examples, groups, strict=True)]
