@@ -11,8 +11,13 @@ import yaml
 
 from tome_lightning.arguments import UsageError
 
-COLUMN = 26  # characters of a run's column at most
+WIDTH = 100  # characters of a line, where so many runs fit
+NAMES, COLUMN = (
+    34,
+    (14, 26),
+)  # characters of the names at most; of a run's column at least and at most
 POINTS = ("top1", "top5", "mAP")
+PATHS = ("checkpoint",)
 
 
 class RunSummary(NamedTuple):
@@ -22,11 +27,13 @@ class RunSummary(NamedTuple):
         name: Its directory, as given.
         summary: ``summary.json``.
         config: ``config.yaml`` with dotted names; empty if it is not there.
+        environment: ``environment.json``; empty if it is not there.
     """
 
     name: str
     summary: dict[str, Any]
     config: dict[str, Any]
+    environment: dict[str, Any]
 
 
 def read_run(path: str | Path) -> RunSummary:
@@ -52,7 +59,9 @@ def read_run(path: str | Path) -> RunSummary:
         raise UsageError(f"{file} is no JSON ({error}). Name a run's summary.json.") from error
     if not isinstance(summary, dict) or not {"metrics", "plan"} <= summary.keys():
         raise UsageError(f"{file} is no summary of a run: it has no metrics and plan.")
-    return RunSummary(str(path), summary, _config(file.parent))
+    environment = _environment(file.parent)
+    summary.setdefault("device", _hardware(environment))  # of a version that did not say
+    return RunSummary(str(path), summary, _config(file.parent), environment)
 
 
 def compare(*paths: str | Path) -> dict[str, Any]:
@@ -91,19 +100,47 @@ def compare(*paths: str | Path) -> dict[str, Any]:
 
 def tell(found: Mapping[str, Any]) -> str:
     """The comparison as lines for the screen."""
-    lines = [_line("", [_short(name) for name in found["runs"]])]
-    for what, values in found["rows"].items():
-        if any(value not in (None, "") for value in values):
-            lines.append(_line(what, [_cell(what, value) for value in values]))
+    shown = {
+        what: [_cell(what, value) for value in values]
+        for what, values in found["rows"].items()
+        if any(value not in (None, "") for value in values)
+    }
+    settings = {
+        name: [_cell("", value) for value in values] for name, values in found["differing"].items()
+    }
+    longest = max(map(len, [*shown, *settings]))
+    line = _Line(min(NAMES, longest), len(found["runs"]))
+    lines = [line("", found["runs"], end=True)]
+    lines += [line(what, cells, end=what in PATHS) for what, cells in shown.items()]
     lines += ["", f"against {found['runs'][0]}:"]
-    for what, values in found["against"].items():
-        lines.append(_line(what, ["", *values[1:]]))
-    if found["differing"]:
+    lines += [line(what, ["", *values[1:]]) for what, values in found["against"].items()]
+    if settings:
         lines += ["", "settings that differ:"]
-        for name, values in found["differing"].items():
-            lines.append(_line(name, [_cell("", value) for value in values]))
+        lines += [line(name, cells, end=True) for name, cells in settings.items()]
     lines += [f"note: {words}" for words in found["warnings"]]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)
+
+
+class _Line:
+    """Writes what stands in one line: a name, then a column for each run."""
+
+    def __init__(self, name: int, runs: int) -> None:
+        self.name = name
+        least, most = COLUMN
+        self.column = max(least, min(most, (WIDTH - name) // runs - 2))
+
+    def __call__(self, name: str, cells: Sequence[str], end: bool = False) -> str:
+        row = [self._fit(cell, end) for cell in cells]
+        name = name if len(name) <= self.name else f"..{name[2 - self.name :]}"
+        return (
+            f"{name:<{self.name}}" + "".join(f"  {cell:<{self.column}}" for cell in row)
+        ).rstrip()
+
+    def _fit(self, cell: str, end: bool) -> str:
+        """The beginning of what is too long, or its end, where paths and classes differ."""
+        if len(cell) <= self.column:
+            return cell
+        return f"..{cell[2 - self.column :]}" if end else f"{cell[: self.column - 2]}.."
 
 
 def _rows(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
@@ -113,6 +150,7 @@ def _rows(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
     rows |= {name: [s["metrics"].get(name) for s in summaries] for name in names}
     rows["measured on"] = [s.get("measured_on") for s in summaries]
     rows["r"] = [_r(s.get("r")) for s in summaries]
+    rows["tokens merged"] = [sum(s["plan"]) for s in summaries]
     rows["tokens out"] = [(s.get("tokens") or [None])[-1] for s in summaries]
     rows["MACs"] = [(s.get("macs") or {}).get("merged") for s in summaries]
     rows["step ms"] = [_rounded(s.get("step_ms")) for s in summaries]
@@ -121,6 +159,7 @@ def _rows(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
     rows["batch"] = [s.get("effective_batch") for s in summaries]
     rows["device"] = [s.get("device") for s in summaries]
     rows["limited by"] = [str(s.get("limited_by") or "").partition(":")[0] for s in summaries]
+    rows["checkpoint"] = [s.get("checkpoint") for s in summaries]
     return rows
 
 
@@ -153,6 +192,7 @@ def _differing(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
 def _warnings(runs: Sequence[RunSummary]) -> list[str]:
     told = []
     for key, words in (
+        ("recipe", "the recipes differ: what they share may be little"),
         ("device", "speed was measured on different devices"),
         ("precision", "the precisions differ, and with them the speed"),
         ("effective_batch", "the batches differ, and with them speed and memory"),
@@ -163,6 +203,8 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
         known = [value for value in values if value]
         if any(value != known[0] for value in known):
             told.append(words)
+    if len({(run.environment.get("versions") or {}).get("torch") for run in runs} - {None}) > 1:
+        told.append("torch was not of the same version, and with it the speed")
     if not all(run.config for run in runs):
         told.append("not every run has its config.yaml beside it: settings are not compared")
     return told
@@ -174,6 +216,22 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError):
         return {}
     return _flat(content) if isinstance(content, dict) else {}
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _hardware(environment: Mapping[str, Any]) -> str | None:
+    gpus = environment.get("gpus") or []
+    cpu = environment.get("cpu") or {}
+    if gpus:
+        return ", ".join(str(gpu.get("name")) for gpu in gpus)
+    return f"CPU ({cpu.get('model')}, {cpu.get('cores')} cores)" if cpu else None
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -212,12 +270,3 @@ def _cell(what: str, value: Any) -> str:
     if what == "MACs":
         return f"{value / 1e9:.1f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
     return f"{value:,.1f}" if isinstance(value, float) and value >= 100 else str(value)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= COLUMN else f"..{text[2 - COLUMN :]}"
-
-
-def _line(what: str, cells: Any) -> str:
-    row = [cell if len(cell) <= COLUMN else f"{cell[: COLUMN - 2]}.." for cell in cells]
-    return f"{what:<22}" + "".join(f"  {cell:<{COLUMN}}" for cell in row)

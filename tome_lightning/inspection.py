@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from timm.models import get_pretrained_cfg
 
 import checkpoints
@@ -54,6 +56,9 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
     ours = _run_header(path)
     facts: dict[str, Any] = {"size_mib": round(path.stat().st_size / 2**20, 1)}
     facts |= _of_weights(path)
+    about = _export_header(path)
+    if about is not None:
+        return {"what": "weights that `export` wrote", **facts, **_of_export(about)}
     if ours is None:
         return {"what": "weights", **facts, "licence": _licence(path, facts["family"])}
     return {"what": "a run's checkpoint", **facts, **_of_run(ours)}
@@ -130,6 +135,18 @@ def _run_header(path: Path) -> dict[str, Any] | None:
     return saved if "hyper_parameters" in saved and "state_dict" in saved else None
 
 
+def _export_header(path: Path) -> dict[str, Any] | None:
+    """What `export` keeps beside the weights; None for other files, also damaged ones."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("tome_lightning", "null"))
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) else None
+
+
 def _of_weights(path: Path) -> dict[str, Any]:
     identity = checkpoints.identify(path)
     found = read(path)
@@ -160,16 +177,11 @@ def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
     ours: dict[str, Any] = saved.get("tome_lightning") or {}
     progress = Progress.read(dict(saved))
     record = (saved.get("callbacks") or {}).get("RunRecord") or {}
-    part = given.get("input") or {}
-    kind = str(part.get("class_path", "")).rpartition(".")[2]
-    sizes = ", ".join(f"{key}={value}" for key, value in (part.get("init_args") or {}).items())
     versions = ours.get("versions") or {}
     start = given.get("checkpoint")
     return {
         "family": ours.get("family"),
-        "input": f"{kind}({sizes})",
-        "spectrogram": kind == "Spectrogram",
-        "num_classes": ((given.get("task") or {}).get("init_args") or {}).get("num_classes"),
+        **_of_parts(given),
         "class_names": ours.get("class_names"),
         "r": given.get("r"),
         "prop_attn": given.get("prop_attn"),
@@ -183,6 +195,39 @@ def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
         "started_from": str(start) if start else "random weights",
         "licence": _inherited(start),
     }
+
+
+def _of_export(about: Mapping[str, Any]) -> dict[str, Any]:
+    names, versions = about.get("class_names"), _mapping(about.get("versions"))
+    return {
+        **_of_parts(_mapping(about.get("hyper_parameters"))),
+        "class_names": names if isinstance(names, list) else None,
+        "r": about.get("r"),
+        "prop_attn": about.get("prop_attn"),
+        "recipe": about.get("recipe"),
+        "versions": versions,
+        "saved_by": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "averaged": bool(about.get("averaged")),
+        "licence": about.get("licence") or "not in the file",
+    }
+
+
+def _of_parts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What hyper-parameters say of the model's input and task."""
+    part, task = _mapping(given.get("input")), _mapping(given.get("task"))
+    kind = str(part.get("class_path", "")).rpartition(".")[2]
+    sizes = _mapping(part.get("init_args"))
+    told = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
+    return {
+        "input": f"{kind}({told})" if kind else None,
+        "spectrogram": kind == "Spectrogram",
+        "num_classes": _mapping(task.get("init_args")).get("num_classes"),
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file may have put there, if it is what we put there."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _of_shares(folder: Path) -> dict[str, Any]:

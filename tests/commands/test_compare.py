@@ -74,13 +74,47 @@ def test_unlike_runs_are_told(runs: tuple[str, str], tmp_path: Path):
 def test_the_screen_and_the_json(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]):
     assert main(list(runs)) == 0
     told = capsys.readouterr().out
-    rows = {line[:22].strip(): line[22:].split("  ") for line in told.splitlines()}
-    assert [cell.strip() for cell in rows["tokens out"] if cell.strip()] == ["197", "7"]
+    rows = dict(line.split("  ", 1) for line in told.splitlines() if "  " in line.strip())
+    assert rows["tokens out"].split() == ["197", "7"]
+    assert rows["tokens merged"].split() == ["0", "190"]
     assert "85.66%" in told
     assert "61.6 G" in told
     assert "-0.57 points" in told
     assert main([*runs, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == compare(*runs)
+
+
+def test_columns_fit_the_screen_and_line_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    names = [f"a_run_with_quite_a_long_name_{i}" for i in range(4)]
+    for i, name in enumerate(names):
+        summary = MERGED | {"checkpoint": f"/folder/of/runs/{name}/checkpoints/best.ckpt"}
+        write(tmp_path / name, summary, {"a_section": {"with_quite_a_long_name_of_a_setting": i}})
+    assert main(names) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    head, setting = lines[0], next(line for line in lines if "of_a_setting" in line)
+    assert [head.index(f".._long_name_{i}") for i in range(4)] == [
+        setting.index(f" {i}") + 1 for i in range(4)
+    ]
+    assert all(f"name_{i}" in head for i in range(4))  # where long names differ is kept
+
+
+def test_the_hardware_of_an_older_run_is_in_its_environment(tmp_path: Path):
+    older = {key: value for key, value in MERGED.items() if key != "device"}
+    paths = [write(tmp_path / name, older) for name in ("gpu", "cpu")]
+    hardware = (
+        {"gpus": [{"name": "NVIDIA H100"}], "cpu": {}, "versions": {"torch": "2.14.1"}},
+        {"gpus": [], "cpu": {"model": "EPYC", "cores": 2}, "versions": {"torch": "2.12.0"}},
+    )
+    for path, facts in zip(paths, hardware, strict=True):
+        Path(path, "environment.json").write_text(json.dumps(facts))
+    found = compare(*paths)
+    assert found["rows"]["device"] == ["NVIDIA H100", "CPU (EPYC, 2 cores)"]
+    assert any("different devices" in words for words in found["warnings"])
+    assert any("torch was not of the same version" in words for words in found["warnings"])
 
 
 @pytest.mark.parametrize(

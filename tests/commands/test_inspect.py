@@ -68,6 +68,33 @@ def test_weights_alone_say_what_their_names_and_shapes_say(tmp_path: Path):
     assert "no head" in tell(encoder)
 
 
+def test_exported_weights_say_what_export_kept_beside_them(tmp_path: Path):
+    about = {
+        "family": "tome", "r": {"keep": 0.9}, "prop_attn": True, "class_names": ["cat", "dog", "cow"],
+        "recipe": "quickstart", "averaged": True, "licence": "yours", "versions": {"a": "1"},
+        "hyper_parameters": {
+            "input": {"class_path": "x.Image", "init_args": {"size": 16, "timm_model": None}},
+            "task": {"class_path": "x.SingleLabel", "init_args": {"num_classes": 3}},
+        },
+    }  # fmt: skip
+    file = tmp_path / "a.safetensors"
+    save_file(tiny().state_dict(), file, metadata={"tome_lightning": json.dumps(about)})
+    facts = inspect_checkpoint(file)
+    for key in ("r", "prop_attn", "class_names", "recipe", "averaged", "licence"):
+        assert facts[key] == about[key]
+    assert (facts["input"], facts["num_classes"], facts["depth"]) == ("Image(size=16)", 3, 2)
+    assert "3: cat, dog, cow" in tell(facts)
+
+
+@pytest.mark.parametrize("kept", ["[1]", '{"hyper_parameters": [1], "class_names": 3}'])
+def test_what_others_wrote_beside_weights_is_no_trouble(kept: str, tmp_path: Path):
+    file = tmp_path / "a.safetensors"
+    save_file(tiny().state_dict(), file, metadata={"tome_lightning": kept})
+    facts = inspect_checkpoint(file)
+    assert (facts["depth"], facts["width"]) == (2, 16)
+    assert tell(facts)
+
+
 @pytest.mark.parametrize("name", ["mae_pretrain_vit_large", "videomae_vit_base_k400_finetuned"])
 def test_a_published_name_is_answered_without_its_file(name: str, capsys: Any):
     assert main([name]) == 0
@@ -98,6 +125,8 @@ def test_json_holds_all_of_it(run_dir: Path, capsys: pytest.CaptureFixture[str])
     facts = json.loads(capsys.readouterr().out)
     assert facts.pop("recipes") == ["quickstart"]
     assert facts == inspect_checkpoint(file)
+    assert main([str(file), "--json", "--recipe", "quickstart"]) == 0
+    assert "matched    80" in json.loads(capsys.readouterr().out)["loads"]
 
 
 class Payload:

@@ -36,15 +36,14 @@ def _run(argv: list[str]) -> None:
     facts = inspect_checkpoint(given.file)
     fitting = fitting_recipes(facts)
     if given.json:
-        print(json.dumps({**facts, "recipes": fitting}, indent=2))
-    else:
-        print(given.file)
-        print(tell(facts))
-        if facts["what"] == "a run's checkpoint":
-            print(f"  test it      python -m tome_lightning test --ckpt_path {given.file}")
-        elif fitting:
-            print(
-                f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {given.file})"
-            )
+        loads = {} if given.recipe is None else {"loads": dry_run(given.file, given.recipe)}
+        print(json.dumps({**facts, "recipes": fitting, **loads}, indent=2))
+        return
+    print(given.file)
+    print(tell(facts))
+    if facts["what"] == "a run's checkpoint":
+        print(f"  test it      python -m tome_lightning test --ckpt_path {given.file}")
+    elif fitting:
+        print(f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {given.file})")
     if given.recipe is not None:
         print(dry_run(given.file, given.recipe))
