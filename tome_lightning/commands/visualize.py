@@ -80,6 +80,6 @@ def _parser() -> VerbParser:
     add("--prop-attn", action=switch, help="merged tokens weigh by size in attention")
     add("--img-size", type=int, help="side of the image, with --model")
     add("--colours", choices=("distinct", "mean"),
-        help="of a clip's groups: mean colours, or hues of their own (default of grey clips)")  # fmt: skip
+        help="of a clip: mean colours, or a hue for each group (default of grey clips)")  # fmt: skip
     add("--force", action="store_true", help="overwrite")
     return parser
