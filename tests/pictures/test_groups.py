@@ -1,5 +1,6 @@
 """Which patches are in one token."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_groups_are_those_of_the_tokens_at_the_end(case: tuple[ToMeViT, torch.Te
 def test_depths_are_snapshots_on_the_way_and_only_ever_join(case: tuple[ToMeViT, torch.Tensor]):
     model, x = case
     (groups, _) = trace_groups(model, x, [2], [1, 2, 3])
-    for before, after in zip(groups, groups[1:], strict=False):
+    for before, after in itertools.pairwise(groups):
         assert len(after.sizes) == len(before.sizes) - 2
         for number in range(len(before.sizes)):  # a group never comes apart again
             assert len(np.unique(after.ids[before.ids == number])) == 1
