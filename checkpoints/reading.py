@@ -95,7 +95,10 @@ def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
         ) from error
     if "tome_lightning" in metadata:  # safetensors keeps strings only
         try:
-            content["tome_lightning"] = json.loads(metadata["tome_lightning"])
+            ours = json.loads(metadata["tome_lightning"])
+            content["tome_lightning"] = ours
+            if isinstance(ours, Mapping) and "hyper_parameters" in ours:  # as in a run's checkpoint
+                content["hyper_parameters"] = ours["hyper_parameters"]
         except json.JSONDecodeError as error:
             raise CheckpointError(
                 f"{path} has tome_lightning metadata that is no JSON ({_first_line(error)}): "

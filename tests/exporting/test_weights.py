@@ -67,7 +67,6 @@ def test_the_metadata_say_what_the_weights_are(prop_attn: bool, family: str, tmp
     assert checkpoints.PROP_ATTN[checkpoints.identify(overruled).family] != prop_attn
 
 
-@pytest.mark.xfail(reason="checkpoints.reading leaves hyper_parameters in the metadata unread")
 def test_a_spectrograms_mel_grid_is_kept(tmp_path: Path):
     sounds = Spectrogram(64, 32, 8, 8)
     run = run_file(tmp_path / "best.ckpt", sounds, multi_label=True)
