@@ -650,6 +650,7 @@ def test_on_slurm_lightning_does_not_requeue_by_itself(monkeypatch):
     assert [type(plugin) for plugin in _plugins([])] == [AtomicCheckpointIO]
 
 
+@pytest.mark.slow
 def test_completion_for_a_shell_names_the_options(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pytest"])
     assert main(["--print_completion", "bash"]) == 0

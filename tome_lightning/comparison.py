@@ -12,10 +12,8 @@ import yaml
 from tome_lightning.arguments import UsageError
 
 WIDTH = 100  # characters of a line, where so many runs fit
-NAMES, COLUMN = (
-    34,
-    (14, 26),
-)  # characters of the names at most; of a run's column at least and at most
+NAMES = 34  # characters of the names at most
+COLUMN = (14, 26)  # of a run's column at least and at most
 POINTS = ("top1", "top5", "mAP")
 PATHS = ("checkpoint",)
 

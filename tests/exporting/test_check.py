@@ -38,25 +38,20 @@ def test_other_logits_are_a_mismatch_that_says_by_how_much(logits: Tensor, told:
 
 def test_what_rounding_does_to_the_model_itself_is_allowed_and_told():
     found = compare(lambda x: LOGITS + 0.002, [Probe(X, LOGITS, own=0.002)])
-    assert "rounding alone moves the model's own by 2.0e-03" in str(found)
-    assert "rounding" not in str(Difference(1e-6, 1.0, own=1e-6))
+    assert "rounding alone costs the model 2.0e-03" in str(found)
+    assert "rounding" not in str(Difference(1e-6, 1.0, own=0.1))
 
 
 def test_samples_are_compared_that_rounding_does_not_decide():
+    drawn = torch.randn(6, 1, generator=torch.Generator().manual_seed(7))
+
     class Jumpy(nn.Module):
-        """The sixth sample drawn is one a rounding error away from another answer."""
+        """Answers otherwise for the second sample once it is computed without rounding."""
 
         def forward(self, x: Tensor) -> Tensor:
-            jumps = (x - edge).abs() < 1e-4
-            return x + 100 * jumps * (x > edge)
+            return x + 0.5 * (x == drawn[1]) * (x.dtype == torch.float64)
 
-    draw = torch.Generator().manual_seed(7)
-    drawn = torch.randn(6, 1, generator=draw)
-    edge = drawn[1] - 1e-9
-    moved = drawn + 1e-6 * torch.randn(drawn.shape, generator=draw)
-    if moved[1] > edge:
-        edge = moved[1].clone()
     probe = draw_probe(Jumpy(), [1], 2, seed=7)
     assert drawn[1].item() not in probe.x.flatten().tolist()
-    assert probe.own < 1e-5
+    assert probe.own == 0.5  # of all samples: another order of additions may meet others
     assert torch.equal(probe.logits, probe.x)

@@ -32,6 +32,7 @@ def check_onnx(file: Path, model: Any, shape: tuple[int, ...], batches: tuple[in
         torch.testing.assert_close(torch.from_numpy(logits), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_of_any_batch_size_without_scatter(run: Path, tmp_path: Path):
     r = [8]  # the second block attends to merged tokens
     onnx = pytest.importorskip("onnx")
@@ -51,6 +52,16 @@ def test_onnx_of_any_batch_size_without_scatter(run: Path, tmp_path: Path):
     weights = sum(value.numel() for value in model.state_dict().values())
     stored = sum(len(value.raw_data) for value in saved.graph.initializer) / 4
     assert weights <= stored <= 1.1 * weights  # each is there once
+
+
+@torch.no_grad()
+def test_onnx_is_the_model(run: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    r = [8]  # the second block attends to merged tokens
+    exported = export_model(tmp_path / "model.onnx", ckpt=run, r=r, batch_size=2)
+    assert exported.difference.largest <= 1e-4
+    assert exported.tokens == (50, 42)
+    check_onnx(exported.file, load_model(ckpt=run, r=r).model, GREY.shape, (2,))
 
 
 @pytest.mark.slow
