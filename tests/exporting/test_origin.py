@@ -53,3 +53,5 @@ def test_averaged_weights_are_told(tmp_path: Path):
     assert find_origin(ckpt=averaged).averaged
     lines = export_model(tmp_path / "averaged.safetensors", ckpt=averaged).lines()
     assert any("averaged weights" in line for line in lines)
+    again = find_origin(model="vit_tiny_patch16_224", ckpt=tmp_path / "averaged.safetensors")
+    assert again.averaged

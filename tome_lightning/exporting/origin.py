@@ -29,7 +29,6 @@ class Origin:
         vit: Arguments of timm's VisionTransformer beyond those of the input.
         averaged: Whether the weights are an average over training.
         licence: What is known of it, in words; ``None`` where nothing is.
-        recipe: Name of the run's or the given recipe.
     """
 
     family: str = "timm"
@@ -56,7 +55,7 @@ def find_origin(
     if weights is None:
         return Origin(vit=vit)
     file = Path(weights)
-    averaged = file.is_file() and read(file).averaged
+    averaged = file.is_file() and bool(read(file).averaged or (told(file) or {}).get("averaged"))
     family = checkpoints.identify(str(weights)).family
     return Origin(family, vit, averaged, licence_of(weights))
 
