@@ -78,7 +78,9 @@ def read(path: pathlib.Path) -> Checkpoint:
             f"{path} holds no weights, only {some(map(str, inner))}: "
             f"expected tensors at the top or under one of {', '.join(_CONTAINERS)}"
         )
+    ours = content.get("tome_lightning")
     averaged = "averaging_state" in content  # of Lightning's weight averaging
+    averaged = averaged or (isinstance(ours, Mapping) and bool(ours.get("averaged")))  # an export
     return Checkpoint(_plain_names(weights), _family(content), _mel_grid(content), averaged)
 
 

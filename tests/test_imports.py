@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("tome_lightning", "datamodules", "checkpoints", "recipes")
 HEAVY = ("torch", "lightning", "timm", "decord", "torchaudio", "matplotlib")
 # Slow to import, missing on some platforms, or in an extra: only where they are used.
-LATE = ("av", "decord", "torchcodec", "torchaudio", "matplotlib", "mlxtend")
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
+LATE = ("av", "decord", "torchcodec", "torchaudio", "matplotlib", "mlxtend", *EXPORT)
 
 
 class Import(NamedTuple):
