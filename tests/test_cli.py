@@ -319,6 +319,9 @@ MISTAKES = {
     ),
     "unknown timm option": (["fit", "--recipe", "quickstart", "--model.vit.dept", "1"], "depth"),
     "negative r": (["fit", "--recipe", "quickstart", "--model.r", "-1"], "0 or more, got -1"),
+    "steps below zero": (
+        ["fit", "--recipe", "quickstart", "--tome.compare_dense", "-1"], "0 or more, got -1"
+    ),
     "r no number": (["fit", "--recipe", "quickstart", "--model.r", "many"], "got 'many'"),
     "r too long": (
         ["fit", "--recipe", "quickstart", "--model.r", "[1,1,1,1,1,1,1]"],

@@ -56,8 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown verb {argv[0]!r}. {hint}", file=sys.stderr)
         return 2
     if argv[0] in COMMANDS:
-        command = import_module(f"tome_lightning.commands.{argv[0]}")
-        return int(command.main(argv[1:]))
+        try:
+            command = import_module(f"tome_lightning.commands.{argv[0]}")
+            return int(command.main(argv[1:]))
+        except KeyboardInterrupt:
+            return 130
     from tome_lightning.cli import main as run
 
     return run(argv)

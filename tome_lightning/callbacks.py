@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tome_lightning.compiling import allow_graphs, count_graphs
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
@@ -58,6 +59,10 @@ class ToMeCallback(Callback):
         self._last_batch: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.compare_dense < 0:
+            raise MisconfigurationException(
+                f"tome.compare_dense is a number of steps, 0 or more, got {self.compare_dense}."
+            )
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         model = as_finetune(pl_module).model
         self.final_r = model.r
