@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tome_lightning.compiling import allow_graphs, count_graphs
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib

@@ -33,7 +33,9 @@ from tome_lightning.tome.model import ToMeViT
 
 # Last Lightning's other words for the first ones; None is its default.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "32", "64", "bf16", "None")
-METHODS = ("forward_state", "forward_features", "forward_head", "forward_intermediates")
+METHODS = (
+    "forward_state", "forward_features", "forward_head", "forward_intermediates", "forward_sources",
+)  # fmt: skip
 REST = "rest.ckpt"  # of a folder of shares: all that is not shared out
 
 

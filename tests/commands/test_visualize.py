@@ -75,11 +75,33 @@ def test_each_kind_is_drawn(
     assert f"{kind}.ckpt, epoch 3" in told
     assert f"written: {out}" in told
     if kind == "image":
-        assert told.count("nothing merges at this r") == 4
-        assert "17 -> r 2, block 1: 15 tokens, " in told
+        assert told.count("nothing merges") == 4
+        assert "a.png, r 2, block 1: 17 -> 15 tokens, " in told
+        assert "groups hold several patches" in told
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+@pytest.mark.parametrize("kind", CASES)
+def test_colours_may_be_chosen(
+    kind: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(place)
+    words = ["--ckpt", f"{kind}.ckpt", *CASES[kind][:2]]
+    pages = []
+    for colours in ("mean", "distinct"):
+        out = tmp_path / f"{colours}.png"
+        assert main([*words, "--colours", colours, "--out", str(out)]) == 0
+        pages.append(np.asarray(Image.open(out)))
+    assert pages[0].shape == pages[1].shape
+    assert (pages[0] != pages[1]).any()
+
+
+def test_that_nothing_merged_is_told(place: Path, tmp_path: Path, capsys: Any):
+    argv = ["--ckpt", str(place / "image.ckpt"), "--input", str(place / "a.png"), "--r", "0"]
+    assert main([*argv, "--out", str(tmp_path / "out.png")]) == 0
+    assert "nothing has merged: ask for more with --r" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4", ".GIF"])
 def test_a_clip_becomes_a_film(suffix: str, place: Path, tmp_path: Path):
     out = tmp_path / f"film{suffix}"
     argv = ["--ckpt", str(place / "clip.ckpt"), "--input", str(place / "a.mp4"), "--out", str(out)]
@@ -87,7 +109,29 @@ def test_a_clip_becomes_a_film(suffix: str, place: Path, tmp_path: Path):
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 4
-    assert frames[0].shape[1] > 2 * frames[0].shape[0]
+    height, width = frames[0].shape[:2]
+    assert width > 1.8 * height  # the clip and its groups
+    for half in (np.s_[30:, : width // 2], np.s_[30:, width // 2 :]):
+        assert (frames[0][half] != frames[3][half]).any()
+
+
+def test_random_weights_are_the_same_each_time(place: Path, tmp_path: Path):
+    argv = ["--model", "vit_tiny_patch16_224", "--random-weights", "--img-size", "64", "--r", "2"]
+    state, pages = torch.get_rng_state(), []
+    for name in ("one.png", "two.png"):
+        assert main([*argv, "--input", str(place / "a.png"), "--out", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_page_too_large_for_its_format_is_refused(place: Path, tmp_path: Path, capsys: Any):
+    files = [str(place / "a.png")] * 50  # of 346 pixels each; webp ends at 16,383
+    out = tmp_path / "out.webp"
+    argv = ["--ckpt", str(place / "image.ckpt"), "--input", *files, "--out", str(out)]
+    assert main(argv) == 2
+    assert f"{out} cannot be written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_timm_model_of_another_size(place: Path, tmp_path: Path):
@@ -104,6 +148,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--ckpt", "sound.ckpt", "--input", "a.png", "--out", "x.png"], "cannot be read as a sound"),
     (["--ckpt", "clip.ckpt", "--input", "a.wav", "--out", "x.png"], "cannot be read as a video"),
     (["--ckpt", "image.ckpt", "--input", "b.png", "--out", "x.png"], "b.png is no file"),
+    (["--ckpt", "clip.ckpt", "--input", "a.png", "--out", "x.png"], "one still picture"),
     ([*RUN, "--r", "9", "--out", "x.png"], "at most 8"),
     ([*RUN, "--r", "many", "--out", "x.png"], "--r is tokens merged"),
     ([*RUN, "--depth", "3", "--out", "x.png"], "--depth is 1 to 2"),

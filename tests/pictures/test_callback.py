@@ -1,23 +1,25 @@
 """Pictures of a few validation samples in TensorBoard."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tome_lightning import fit
 from tome_lightning.cli import Run
-from tome_lightning.pictures import GroupPictures
+from tome_lightning.pictures import GroupPictures, callback
+from tome_lightning.pictures.groups import trace_groups
 
 CALLBACK = {"class_path": "tome_lightning.pictures.GroupPictures", "init_args": {"samples": 2}}
 
 
-def run(folder: Path, recipe: str, pictures: bool, **more: Any) -> Run:
+def run(folder: Path, recipe: str, *callbacks: dict[str, Any], **more: Any) -> Run:
     name = folder / f"{recipe}.yaml"
-    name.write_text(yaml.safe_dump({"trainer": {"callbacks": [CALLBACK] if pictures else []}}))
+    name.write_text(yaml.safe_dump({"trainer": {"callbacks": list(callbacks)}}))
     options: dict[str, Any] = {
         "config": str(name), "run_dir": str(folder / "run"), "trainer.max_epochs": 2,
         "trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1,
@@ -38,7 +40,8 @@ def test_it_logs_a_picture_each_epoch_and_changes_nothing(tmp_path: Path):
     folders = tmp_path / "with", tmp_path / "without"
     for folder in folders:
         folder.mkdir()
-    shown, plain = (run(folder, "quickstart", folder.name == "with") for folder in folders)
+    shown = run(folders[0], "quickstart", CALLBACK)
+    plain = run(folders[1], "quickstart")
     pictures = images_of(shown.directory)
     assert [picture.step for picture in pictures] == [2, 4]
     assert pictures[0].width > 2 * 300
@@ -51,10 +54,52 @@ def test_it_logs_a_picture_each_epoch_and_changes_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize("recipe", ["quickstart_video", "quickstart_audio"])
 def test_clips_and_sounds_are_drawn_as_well(recipe: str, tmp_path: Path):
-    done = run(tmp_path, recipe, True, **{"trainer.max_epochs": 1, "data.eval_batch_size": 4})
+    done = run(tmp_path, recipe, CALLBACK, **{"trainer.max_epochs": 1, "data.eval_batch_size": 4})
     (picture,) = images_of(done.directory)
     assert picture.width > 600
     assert picture.height > 300
+
+
+class Evaluated(Callback):
+    """Keeps the weights that each validation measures."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
+        self.seen.append(pl_module.model.vit.blocks[0].attn.qkv.weight.detach().clone())
+
+
+def test_the_picture_is_of_the_weights_and_the_r_that_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list[tuple[Any, torch.Tensor]] = []
+
+    def spy(model: Any, x: torch.Tensor, rs: Any) -> Any:
+        drawn.append((rs, model.vit.blocks[0].attn.qkv.weight.detach().clone()))
+        return trace_groups(model, x, rs)
+
+    monkeypatch.setattr(callback, "trace_groups", spy)
+    Evaluated.seen.clear()
+    average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}
+    witness = {"class_path": f"{__name__}.Evaluated"}
+    more: dict[str, Any] = {"tome.eval_r": 7, "trainer.num_sanity_val_steps": 1}
+    done = run(tmp_path, "quickstart", average, CALLBACK, witness, **more)
+    assert [rs for rs, _ in drawn] == [[7], [7]]
+    assert len(images_of(done.directory)) == 2
+    for (_, shown), evaluated in zip(drawn, Evaluated.seen[-2:], strict=True):
+        assert torch.equal(shown, evaluated)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_precisions(precision: str, tmp_path: Path):
+    more = {"trainer.precision": precision, "trainer.max_epochs": 1}
+    assert len(images_of(run(tmp_path, "quickstart", CALLBACK, **more).directory)) == 1
+
+
+def test_an_r_of_its_own_that_cannot_be_is_refused(tmp_path: Path):
+    settings = {**CALLBACK, "init_args": {"r": 30}}
+    with pytest.raises(ValueError, match="at most 24"):
+        run(tmp_path, "quickstart", settings)
 
 
 def test_settings_without_meaning_are_refused():

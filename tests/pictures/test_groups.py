@@ -9,7 +9,7 @@ import timm
 import torch
 
 from tome_lightning.inputs import Clip, Spectrogram
-from tome_lightning.pictures.groups import trace_groups
+from tome_lightning.pictures.groups import Groups, trace_groups
 from tome_lightning.tome import PlanError, ToMeViT, patch
 
 SIZES = {"embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 4}
@@ -73,6 +73,20 @@ def test_zero_r_leaves_every_patch_alone_and_nothing_of_the_model_changes():
     assert model.r == 2
     assert not model.trace_source
     assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize(
+    ("r", "words"),
+    [
+        (8, "r 8, block 2: 9 tokens"),
+        ([4, 2], "r 4,2, block 2: 9 tokens"),
+        ({"r": 16, "inflection": -1.0}, "r 16, inflection -1, block 2: 9 tokens"),
+        ({"keep": 0.9}, "keep 0.9, block 2: 9 tokens"),
+        ([100] * 12, "r 100,100,100,100,100,10.., block 2: 9 tokens"),
+    ],
+)
+def test_captions(r: Any, words: str):
+    assert Groups(r, 2, 9, np.zeros((1, 1), np.int64)).label == words
 
 
 def test_what_cannot_be_is_refused():

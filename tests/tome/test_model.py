@@ -584,3 +584,24 @@ def test_intermediates_come_as_timm_s_dict_on_request():
     assert torch.equal(got["image_features"], want["image_features"])
     for name in ("image_intermediates", "image_intermediates_prefix"):
         assert all(torch.equal(a, b) for a, b in zip(got[name], want[name], strict=True))
+
+
+@pytest.mark.parametrize("prefix", PREFIX.values(), ids=str)
+@pytest.mark.parametrize("prop_attn", [False, True])
+def test_sources_after_each_block_are_what_undoes_its_merges(prefix: dict, prop_attn: bool):
+    vit = tiny_vit(**prefix, global_pool="token" if prefix["class_token"] else "avg")
+    model, x = patch(vit, r=[3, 0, 4], prop_attn=prop_attn), images()
+    merged, apart = (
+        model.forward_intermediates(x, output_fmt="NLC", unmerge=unmerge, intermediates_only=True)
+        for unmerge in (False, True)
+    )
+    first = model.num_prefix
+    sources = model.forward_sources(x, [3, 1, 2])
+    for source, depth in zip(sources, (3, 1, 2), strict=True):
+        # patches point past the prefix tokens, which forward_intermediates has cut off
+        again = restore_order(merged[depth - 1], source[:, first:] - first)
+        assert torch.equal(again, apart[depth - 1])
+        assert torch.equal(source[:, :first], torch.arange(first).expand(2, -1))
+    model.trace_source = True
+    assert torch.equal(sources[0], model.forward_state(x).source)
+    assert torch.equal(model.forward_sources(x)[0], sources[0])

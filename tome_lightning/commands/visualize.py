@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tome_lightning.arguments import VerbParser, check_output
+
+if TYPE_CHECKING:
+    from tome_lightning.pictures.groups import Groups
 
 
 def main(argv: list[str]) -> int:
@@ -25,29 +29,41 @@ def main(argv: list[str]) -> int:
 def _run(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     check_output(given.out, given.force)
+    import torch
+
     from tome_lightning.loaded import load_model
-    from tome_lightning.pictures.visualize import check_depths, visualize
+    from tome_lightning.pictures.visualize import check_depths, check_kind, visualize
     from tome_lightning.speed.case import parse_r
 
-    loaded = load_model(
-        given.model, given.ckpt, given.recipe, prop_attn=given.prop_attn, img_size=given.img_size,
-        random_weights=given.random_weights,
-    )  # fmt: skip
+    check_kind(given.out, len(given.input))
     rs = None if given.r is None else [parse_r(text) for text in given.r]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights, the same each time
+        loaded = load_model(
+            given.model, given.ckpt, given.recipe, prop_attn=given.prop_attn,
+            img_size=given.img_size, random_weights=given.random_weights,
+        )  # fmt: skip
     check_depths(given.depth, loaded.model.depth)
     found = visualize(
         loaded, given.input, given.out, rs, given.depth,
         distinct=None if given.colours is None else given.colours == "distinct", force=given.force,
     )  # fmt: skip
-    print(f"{loaded.name}: {loaded.weights}")
+    named = "" if loaded.weights.startswith(loaded.name) else f"{loaded.name}: "
+    print(f"{named}{loaded.weights}")
     for file, groups in zip(given.input, found, strict=True):
         for g in groups:
-            merged = int((g.sizes > 1).sum())
-            told = f"{merged} of {len(g.sizes)} groups hold several patches" if merged else (
-                "nothing merges at this r"
-            )  # fmt: skip
-            print(f"  {file}: {loaded.model.num_tokens} -> {g.label}, {told}")
+            print(f"  {file}, {_tell(g, loaded.model.num_tokens)}")
+    if all(g.tokens == loaded.model.num_tokens for groups in found for g in groups):
+        print("nothing has merged: ask for more with --r")
     print(f"written: {given.out}")
+
+
+def _tell(g: Groups, num_tokens: int) -> str:
+    merged = int((g.sizes > 1).sum())
+    told = "nothing merges" if not merged else (
+        f"{merged} of {len(g.sizes)} groups hold several patches, the largest {g.sizes.max()}"
+    )  # fmt: skip
+    return f"{g.when}: {num_tokens} -> {g.tokens} tokens, {told}"
 
 
 def _parser() -> VerbParser:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from tome_lightning.callbacks import as_finetune
 from tome_lightning.inputs import Spectrogram
-from tome_lightning.pictures.groups import trace_groups
+from tome_lightning.pictures.groups import Groups, trace_groups
 from tome_lightning.pictures.reading import Example, example
+from tome_lightning.pictures.visualize import draw
 from tome_lightning.tome import R
+
+if TYPE_CHECKING:
+    from tome_lightning.finetune import FineTune
 
 
 class GroupPictures(Callback):
-    """Logs after each validation which patches of the first validation samples became one token.
+    """Logs in each validation which patches of a few samples became one token.
 
-    Nothing of the run changes: the samples are read once, beside the loader; r, mode and random
-    numbers are as before.
+    They are spread evenly over the validation data, whose classes often follow each other, and are
+    always the same. Nothing of the run changes: they are read once, beside the loader; r, mode and
+    random numbers are as before.
 
     Args:
         samples: How many; of a clip each costs a page of frames.
@@ -49,34 +54,54 @@ class GroupPictures(Callback):
         self.tag = tag
         self._examples: list[Example] | None = None
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        board = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
-        due = trainer.current_epoch % self.every_n_epochs == 0
-        if trainer.sanity_checking or not trainer.is_global_zero or not board or not due:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.r is not None:
+            as_finetune(pl_module).check_r(self.r)
+
+    # Not at the validation's end: averaged weights and r of evaluation may have gone by then.
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        boards = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
+        due = batch_idx == dataloader_idx == 0 and trainer.current_epoch % self.every_n_epochs == 0
+        if trainer.sanity_checking or not boards or not due:
             return
         module = as_finetune(pl_module)
-        examples = self._examples = self._examples or self._read(trainer, module)
-        if not examples:
+        sharded = isinstance(
+            module.model, FSDPModule
+        )  # then each process holds a part of the weights
+        if not (trainer.is_global_zero or sharded):
             return
-        picture = self._picture(examples, module)
-        for log in board:
-            log.experiment.add_image(self.tag, picture, trainer.global_step, dataformats="HWC")
+        if self._examples is None:
+            self._examples = self._read(trainer, module)
+        if not self._examples:
+            return
+        groups = self._groups(trainer, module, self._examples)
+        if trainer.is_global_zero:
+            page = np.asarray(draw(self._examples, groups, module.input))
+            for log in boards:
+                log.experiment.add_image(self.tag, page, trainer.global_step, dataformats="HWC")
 
-    def _picture(self, examples: list[Example], module: Any) -> np.ndarray:
-        from tome_lightning.pictures.visualize import draw
-
+    def _groups(
+        self, trainer: Trainer, module: FineTune, examples: list[Example]
+    ) -> list[list[Groups]]:
         model = module.model
         r = model.r if self.r is None else self.r
         modes = {part: part.training for part in model.modules()}
         model.eval()
         try:
             x = torch.stack([example.x for example in examples]).to(module.device)
-            groups = trace_groups(model, x, [r])
+            with trainer.precision_plugin.forward_context():
+                return trace_groups(model, trainer.precision_plugin.convert_input(x), [r])
         finally:
             for part, mode in modes.items():
                 part.training = mode
-        page = draw(examples, groups, SimpleNamespace(input=module.input))
-        return np.asarray(page)
 
     def _read(self, trainer: Trainer, module: Any) -> list[Example]:
         data: Any = getattr(trainer, "datamodule", None)
@@ -84,7 +109,8 @@ class GroupPictures(Callback):
             return []
         samples = data.samples("val")
         examples = []
-        for index in range(min(self.samples, len(samples))):
+        count = min(self.samples, len(samples))
+        for index in (i * len(samples) // count for i in range(count)):
             views, label, _ = samples[index]
             x: Tensor = data.prepare(views[None])[0] if views.dtype == torch.uint8 else views
             name = _label(label, module.class_names)

@@ -37,14 +37,20 @@ class Groups:
         return np.bincount(self.ids.ravel())
 
     @property
-    def label(self) -> str:
-        """For a picture: r, blocks, tokens."""
+    def when(self) -> str:
+        """r and the blocks that have run, in words."""
         r = self.r
         if isinstance(r, dict):
-            told = ", ".join(f"{name} {value:g}" for name, value in r.items())
+            told = ", ".join(f"{name} {value:g}" for name, value in r.items()).removeprefix("r ")
         else:
-            told = f"r {r}" if isinstance(r, int) else f"r {','.join(map(str, r))}"
-        return f"{told[:22]}, block {self.depth}: {self.tokens} tokens"
+            told = str(r) if isinstance(r, int) else ",".join(map(str, r))
+        name = "" if told.startswith("keep") else "r "
+        return f"{name}{told if len(told) < 25 else told[:22] + '..'}, block {self.depth}"
+
+    @property
+    def label(self) -> str:
+        """For a picture: r, blocks, tokens."""
+        return f"{self.when}: {self.tokens} tokens"
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +27,26 @@ class Example:
         x: What the model reads: float32, of ``input.shape``.
         frames: What is shown of an image or a clip, uint8 ``[T, H, W, 3]``; T is 1 for an image.
         cells: Of a spectrogram the log-mel features, float32 ``[time, mels]``; else None.
+        patch: Side of the patches of a spectrogram, and the distance from one to the next.
     """
 
     name: str
     x: Tensor
     frames: NDArray[np.uint8] | None = None
     cells: NDArray[np.float32] | None = None
+    patch: tuple[int, int] = (16, 16)
+
+
+def check_files(files: Sequence[str | Path], input: Input) -> None:
+    """Refuse files that are not there, before any long work.
+
+    Raises:
+        UsageError: Names the first of them.
+    """
+    for path in map(Path, files):
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no file"
+            raise UsageError(f"{path} is {what}. Give files: {_KINDS[type(input)]}.")
 
 
 def read_example(path: str | Path, loaded: LoadedModel) -> Example:
@@ -42,12 +56,12 @@ def read_example(path: str | Path, loaded: LoadedModel) -> Example:
         UsageError: It is not there, or is none of these.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no file"
-        raise UsageError(f"{path} is {what}. Give files: {_KINDS[type(loaded.input)]}.")
+    check_files([path], loaded.input)
     read = {Image: _picture, Clip: _clip, Spectrogram: _sound}[type(loaded.input)]
     try:
         x = read(path, loaded)
+    except MemoryError:  # says nothing about the file
+        raise
     except Exception as error:  # each decoder has its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
@@ -78,7 +92,7 @@ def example(
     x = x.detach().float().cpu()
     if isinstance(input, Spectrogram):
         cells = (x[0] * (2 * std[0]) + mean[0]).numpy()
-        return Example(name, x, cells=cells)
+        return Example(name, x, cells=cells, patch=(input.patch, input.stride))
     shape = (-1, *[1] * (x.ndim - 1))
     pixels = x * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
     planes = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
@@ -88,34 +102,54 @@ def example(
 
 
 def _picture(path: Path, loaded: LoadedModel) -> Tensor:
-    """All of the short side and the middle of the long one, in the model's size."""
+    """The picture upright, its short side resized and its middle cropped, as evaluation has it."""
     from PIL import Image as Pictures
     from PIL import ImageOps
-    from torchvision.transforms import v2
+    from torchvision.transforms.v2.functional import normalize
+
+    from datamodules.transforms import MAX_ASPECT, EvalTransform
 
     channels, size, _ = loaded.input.shape
     with Pictures.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
-    resize = v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True)
-    steps: list[Any] = [resize, v2.CenterCrop(size), v2.PILToTensor()]
-    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(loaded.mean, loaded.std)]
-    x: Tensor = v2.Compose(steps)(upright)
+        if max(picture.size) > MAX_ASPECT * min(picture.size):
+            raise ValueError(f"{picture.width}x{picture.height} pixels is no picture's shape")
+        palette = picture.mode == "P" and "transparency" in picture.info
+        opened = picture.convert("RGBA") if palette else picture
+        upright = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
+    crop_pct = loaded.data.get("crop_pct") or 1.0  # unless a run says so, all of the short side
+    transform = EvalTransform(size, crop_pct, loaded.data.get("interpolation") or "bicubic")
+    x: Tensor = normalize(transform(upright)[0].float() / 255, [*loaded.mean], [*loaded.std])
     return x
 
 
 def _clip(path: Path, loaded: LoadedModel) -> Tensor:
     """The clip in the middle of the video, as evaluation with one clip takes it."""
     from datamodules.clip_reader import Decoding, EvalClipReader
-    from datamodules.clips import MAESTSampling, VideoMAESampling
+    from datamodules.clips import SAMPLINGS
     from datamodules.decoding import choose_decoder
     from datamodules.video_transforms import ClipEvalTransform
 
     assert isinstance(loaded.input, Clip)
-    kind = VideoMAESampling if loaded.data.get("sampling") == "videomae" else MAESTSampling
+    _refuse_still(path)
+    kind = SAMPLINGS[loaded.data.get("sampling") or "mae_st"]
     sampling = kind(loaded.input.frames, int(loaded.data.get("rate") or 4))
     decoding = Decoding(choose_decoder(loaded.data.get("decoder")), timeout=DECODE_SECONDS)
     clips = EvalClipReader(decoding, sampling, 1)(str(path))
     return ClipEvalTransform(loaded.input.size, 1, loaded.mean, loaded.std)(clips)[0]
+
+
+def _refuse_still(path: Path) -> None:
+    """Video decoders take a picture for a clip of one frame, in which there is nothing to follow."""
+    from PIL import Image as Pictures
+    from PIL import UnidentifiedImageError
+
+    try:
+        with Pictures.open(path) as picture:
+            frames = getattr(picture, "n_frames", 1)
+    except UnidentifiedImageError:
+        return
+    if frames == 1:
+        raise ValueError("it is one still picture")
 
 
 def _sound(path: Path, loaded: LoadedModel) -> Tensor:
