@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.clip import SeparableViT, TubeletEmbed, fix_positions, sinusoid_table
 from tome_lightning.spectrogram import GridMasking, OverlapEmbed
+from tome_lightning.tome.support import check_supported
 
 
 class InputError(ValueError):
@@ -105,6 +106,8 @@ class Image(Input):
                 self.timm_model, img_size=self.size, in_chans=self.channels, **timm_kwargs
             )
         except (AssertionError, TypeError) as error:
+            with torch.device("meta"):  # no ViT at all? Others take no img_size
+                check_supported(timm.create_model(self.timm_model))
             raise InputError(
                 f"timm cannot build {self.timm_model} with img_size={self.size} and {timm_kwargs}: "
                 f"{error}"

@@ -160,6 +160,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--ckpt", "clip.ckpt", "--input", "a.mp4", "a.mp4", "--out", "x.gif"], "a film of one clip"),
     (["--input", "a.png", "--out", "x.png"], "Which model?"),
     (["--model", "vit_tiny_patch16_22", "--random-weights", *RUN[2:], "--out", "x.png"], "Nearest"),
+    (["--model", "convnext_tiny", "--random-weights", *RUN[2:], "--out", "x.png"],
+     "not timm's VisionTransformer"),
     (["--model", "swin_tiny_patch4_window7_224", "--random-weights", *RUN[2:], "--out", "x.png"],
      "windows"),
     (["--ckpt", "a.png", *RUN[2:], "--out", "x.png"], "a.png"),
