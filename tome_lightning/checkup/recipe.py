@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def _check(words: list[str]) -> tuple[list[Finding], str]:
         ("data", _data),
         ("trainer", _trainer),
     ):
-        found += survive(what, lambda check=check: check(plan))  # type: ignore[misc]
+        found += survive(what, partial(check, plan))
     kind = type(plan.model.input).__name__
     return found, {"Clip": VIDEO, "Spectrogram": AUDIO}.get(kind, "")
 
