@@ -232,16 +232,17 @@ def _is_plain(path: Path) -> bool:
 
 
 def _read_plain(path: Path) -> Iterator[Row]:
-    rows = csv.reader(_text(path).split("\n"), skipinitialspace=True)
-    for number, row in enumerate(rows, start=1):
-        if number == 1 or not any(row):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if number == 1 or not line.strip():
             continue
-        if len(row) != len(PLAIN_HEADER):
+        try:  # line by line: an open quote would swallow all that follows
+            clip, labels = next(csv.reader([line.strip()], skipinitialspace=True, strict=True))
+        except (ValueError, csv.Error):
             raise DataError(
                 f"{path}, line {number}: expected a path and its labels with ; in between, got "
-                f"{','.join(row)[:80]!r}"
-            )
-        yield Row(number, row[0].strip(), row[1])
+                f"{line.strip()[:80]!r}"
+            ) from None
+        yield Row(number, clip.strip(), labels)
 
 
 def _read_json(path: Path) -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """What a run says of itself when it starts, and writes into its summary."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tome_lightning import fit
+from tome_lightning.__main__ import main
 from tome_lightning.cli import Run
 from tome_lightning.overview import device_name, screen
 from tome_lightning.speed.macs import macs
@@ -93,3 +95,24 @@ def test_training_with_fewer_tokens_has_multiply_accumulates_of_its_own():
     )
     assert "2 x D, 32-true" in told
     assert "of another data module" in told
+
+
+def test_predict_has_no_metrics_of_another_evaluation(run: Run, tmp_path: Path):
+    best, there = run.directory / "checkpoints/best.ckpt", tmp_path / "predicted"
+    words = ["predict", "--ckpt_path", str(best), "--run_dir", str(there), "--model.r", "2"]
+    assert main([*words, "--trainer.accelerator=cpu", "--trainer.limit_predict_batches=1"]) == 0
+    summary = json.loads((there / "summary.json").read_text())
+    assert (summary["metrics"], summary["measured_on"]) == ({}, "")
+    assert summary["samples"] == {"predict": 1000}
+
+
+def test_resuming_a_finished_run_keeps_what_was_measured(run: Run, tmp_path: Path):
+    shutil.copytree(run.directory, tmp_path / "again")
+    words = ["fit", "--resume", str(tmp_path / "again"), "--trainer.enable_progress_bar=false"]
+    assert main(words) == 0
+    summary = json.loads((tmp_path / "again/summary.json").read_text())
+    for name in ("speed_by_r", "step_ms", "peak_mem_mib", "metrics", "steps", "ended"):
+        assert summary[name] == run.summary[name], name
+    assert summary["ended"] == "finished"
+    assert summary["weights"].startswith("random; the run goes on from ")
+    assert summary["weights"].endswith(f"at step {STEPS}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import sys
 from importlib import import_module
 
@@ -61,6 +63,12 @@ def main(argv: list[str] | None = None) -> int:
             return int(command.main(argv[1:]))
         except KeyboardInterrupt:
             return 130
+        except BrokenPipeError:  # `recipes show NAME | head`
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # else the interpreter flushes it once more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     from tome_lightning.cli import main as run
 
     return run(argv)

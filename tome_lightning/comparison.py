@@ -55,7 +55,10 @@ def read_run(path: str | Path) -> RunSummary:
         ) from error
     except ValueError as error:
         raise UsageError(f"{file} is no JSON ({error}). Name a run's summary.json.") from error
-    if not isinstance(summary, dict) or not {"metrics", "plan"} <= summary.keys():
+    kinds = {"metrics": dict, "plan": list}
+    if not isinstance(summary, dict) or not all(
+        isinstance(summary.get(name), kind) for name, kind in kinds.items()
+    ):
         raise UsageError(f"{file} is no summary of a run: it has no metrics and plan.")
     environment = _environment(file.parent)
     summary.setdefault("device", _hardware(environment))  # of a version that did not say
@@ -83,7 +86,7 @@ def compare(*paths: str | Path) -> dict[str, Any]:
     if len(paths) < 2:
         raise UsageError("compare needs two runs or more: compare runs/NAME/0 runs/NAME/1")
     runs = [read_run(path) for path in paths]
-    dense = [run for run in runs if not any(run.summary["plan"])]
+    dense = [run for run in runs if not any(_merged(run.summary))]
     first = dense[0] if len(dense) == 1 else runs[0]
     runs = [first, *(run for run in runs if run is not first)]
     rows = _rows(runs)
@@ -195,12 +198,17 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
         ("precision", "the precisions differ, and with them the speed"),
         ("effective_batch", "the batches differ, and with them speed and memory"),
         ("measured_on", "the metrics were measured on different numbers of samples or views"),
-        ("lists", "the lists of data differ: the metrics are of other samples"),
     ):
         values = [run.summary.get(key) for run in runs]
         known = [value for value in values if value]
         if any(value != known[0] for value in known):
             told.append(words)
+    if len({_measured_list(run.summary) for run in runs} - {None}) > 1:
+        told.append("the lists of data differ: the metrics are of other samples")
+    for run in runs:
+        ended, steps = run.summary.get("ended", "finished"), run.summary.get("steps")
+        if ended != "finished":
+            told.append(f"{run.name} did not finish: {ended} after {steps} steps")
     if len({(run.environment.get("versions") or {}).get("torch") for run in runs} - {None}) > 1:
         told.append("torch was not of the same version, and with it the speed")
     if not all(run.config for run in runs):
@@ -209,8 +217,13 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    """Of a resumed run what it was resumed with last."""
+    resumed = sorted(
+        folder.glob("config.resume-*.yaml"), key=lambda file: (len(file.name), file.name)
+    )
     try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        newest = [folder / "config.yaml", *resumed][-1]
+        content = yaml.safe_load(newest.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return {}
     return _flat(content) if isinstance(content, dict) else {}
@@ -241,6 +254,17 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = item
     return flat
+
+
+def _merged(summary: Mapping[str, Any]) -> list[int]:
+    """Tokens that blocks merge, in evaluation and in training."""
+    return [*summary["plan"], *(summary.get("train_plan") or [])]
+
+
+def _measured_list(summary: Mapping[str, Any]) -> Any:
+    """The hash of the list that the metrics are of."""
+    lists = summary.get("lists")
+    return (lists.get("test") or lists.get("val")) if isinstance(lists, dict) else None
 
 
 def _speed(summary: Mapping[str, Any]) -> float | None:

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.clip import SeparableViT, TubeletEmbed, fix_positions, sinusoid_table
 from tome_lightning.spectrogram import GridMasking, OverlapEmbed
-from tome_lightning.tome.support import check_supported
+from tome_lightning.tome.support import UnsupportedModelError, check_supported
 
 
 class InputError(ValueError):
@@ -107,7 +107,11 @@ class Image(Input):
             )
         except (AssertionError, TypeError) as error:
             with torch.device("meta"):  # no ViT at all? Others take no img_size
-                check_supported(timm.create_model(self.timm_model))
+                other = timm.create_model(self.timm_model)
+            try:
+                check_supported(other)
+            except UnsupportedModelError as reason:
+                raise UnsupportedModelError(f"{self.timm_model}: {reason}") from error
             raise InputError(
                 f"timm cannot build {self.timm_model} with img_size={self.size} and {timm_kwargs}: "
                 f"{error}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import safe_open
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 
 import checkpoints
@@ -21,6 +24,7 @@ from tome_lightning.tasks import Task
 from tome_lightning.tome import R, ToMeViT, patch
 from tome_lightning.tome.plan import check_possible
 
+IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
 HALF = (0.5,)  # what timm assumes of a model that says nothing of its pixels
 
 
@@ -40,6 +44,7 @@ class LoadedModel:
         data: Arguments of the run's or the recipe's data module, as far as they are known: how clips
             are sampled, how a picture is resized.
         recipe: The run's or the recipe's name.
+        no_head: Whether weights were loaded and had no head that fits, so that it is random.
     """
 
     name: str
@@ -52,6 +57,7 @@ class LoadedModel:
     class_names: list[str] | None = None
     data: dict[str, Any] = field(default_factory=dict)
     recipe: str | None = None
+    no_head: bool = False
 
 
 def load_model(
@@ -87,6 +93,12 @@ def load_model(
     """
     if model is not None and recipe is not None:
         raise UsageError("--model NAME and --recipe exclude each other: each is a model.")
+    if img_size is not None and (model is None or img_size < 1):
+        if model is None:
+            raise UsageError(
+                "--img-size is for --model NAME; a run's model has the size it was made with."
+            )
+        raise UsageError(f"--img-size is the side of the image in pixels, got {img_size}.")
     if random_weights and (ckpt is not None or (model is None and recipe is None)):
         raise UsageError(
             "--random-weights goes with --model NAME or --recipe NAME, without --ckpt."
@@ -100,10 +112,6 @@ def load_model(
     else:
         raise UsageError(
             "Which model? Give --ckpt FILE (a run's), --model NAME (timm's) or --recipe."
-        )
-    if img_size is not None and model is None:
-        raise UsageError(
-            "--img-size is for --model NAME; a run's model has the size it was made with."
         )
     net = loaded.model
     if prop_attn is not None:
@@ -189,16 +197,19 @@ def _of_recipe(
             f"The recipe {recipe} starts from random weights. Give --ckpt FILE, or --random-weights."
         )
     case = from_recipe(["--recipe", recipe, *words])
-    told = "random weights"
+    told, no_head = "random weights", False
     if weights is not None and not random_weights:
         inflate = bool(section.get("inflate"))
-        told = str(checkpoints.load(case.vit, weights, inflate=inflate)).splitlines()[0]
+        report = checkpoints.load(case.vit, weights, inflate=inflate)
+        told = str(report).splitlines()[0]
+        no_head = any(name.startswith("head") for name in report.new)
+        told += ", with a new head of random weights" if no_head else ""
     data = content.get("data") or {}
     mean, std = _scale(data, case.input)
     return LoadedModel(
         name=recipe, model=patch(case.vit, r=case.r or 0, prop_attn=case.prop_attn),
         input=case.input, mean=mean, std=std, weights=told, task=case.task,
-        data=dict(data.get("init_args") or {}), recipe=Path(recipe).stem,
+        data=dict(data.get("init_args") or {}), recipe=Path(recipe).stem, no_head=no_head,
     )  # fmt: skip
 
 
@@ -223,9 +234,33 @@ def _of_timm(
         report = checkpoints.load(net.vit, weights)
         told = str(report).splitlines()[0]
     net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
+    noted = exported(Path(ckpt)) if ckpt is not None else {}
     mean = tuple(known.mean) if known is not None else HALF * 3
     std = tuple(known.std) if known is not None else HALF * 3
-    return LoadedModel(name=name, model=net, input=read, mean=mean, std=std, weights=told)
+    if (
+        ckpt is not None
+        and not _has_tag(name)
+        and kind is not None
+        and kind.family in IMAGENET_FAMILIES
+    ):
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # not those of timm's own weights
+    if noted:
+        mean, std = tuple(noted.get("mean") or mean), tuple(noted.get("std") or std)
+        net.r = noted.get("r") or 0
+    return LoadedModel(
+        name=name, model=net, input=read, mean=mean, std=std, weights=told,
+        class_names=noted.get("class_names"),
+    )  # fmt: skip
+
+
+def exported(path: Path) -> dict[str, Any]:
+    """What ``export`` noted beside weights; empty for other files."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with safe_open(path, framework="pt", device="cpu") as file:
+        text = (file.metadata() or {}).get("tome_lightning")
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_timm(plain: str) -> bool:

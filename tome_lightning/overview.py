@@ -65,7 +65,7 @@ def screen(facts: dict[str, Any]) -> str:
     return "\n".join(f"  {name:<8} {words}" for name, words in rows.items())
 
 
-_USE = {"train": "train", "val": "validate", "test": "test"}
+_USE = {"train": "train", "val": "validate", "test": "test", "predict": "predict"}
 
 
 def device_name(device: torch.device) -> str:
@@ -89,11 +89,11 @@ def _model_words(module: FineTune) -> str:
 
 def _weights_words(module: FineTune, trainer: Trainer) -> str:
     if trainer.ckpt_path:
-        return (
-            f"{trainer.ckpt_path} (a run goes on)"
-            if trainer.state.fn == "fit"
-            else str(trainer.ckpt_path)
-        )
+        if trainer.state.fn != "fit":
+            return str(trainer.ckpt_path)
+        start, saved = module.checkpoint or "random", module.saved_progress
+        place = f" at step {saved.steps}" if saved is not None else ""
+        return f"{start}; the run goes on from {trainer.ckpt_path}{place}"
     report = module.load_report
     if report is not None:
         fresh = [name for name in report.new if not name.startswith("head")]
@@ -122,7 +122,10 @@ def _samples(trainer: Trainer) -> dict[str, int]:
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "samples"):
         return {}
-    splits = {"fit": ("train", "val"), "validate": ("val",)}.get(_verb(trainer), ("test",))
+    verb = _verb(trainer)
+    if verb == "predict":
+        return {"predict": len(data.samples("test"))}
+    splits = {"fit": ("train", "val"), "validate": ("val",)}.get(verb, ("test",))
     return {split: len(data.samples(split)) for split in splits}
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
 RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
 BAD_FILES = "bad_files.json"
+SPEED = (
+    "step_ms", "data_ms", "peak_mem_mib", "waiting_share", "limited_by", "dense_against_merged",
+    "speed_by_r",
+)  # fmt: skip
 MANY = 10  # classes, from which near-chance accuracy tells something
 
 
@@ -192,13 +196,13 @@ class RunRecord(Callback):
             or getattr(trainer, "fast_dev_run", False)
         ):
             return
-        self._write_summary(trainer, pl_module)
+        self._write_summary(trainer, pl_module, ended=type(exception).__name__)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         summary = self._write_summary(trainer, pl_module, together=True)
         figures = _in_words(summary["metrics"])
-        measured = f"{figures} on {summary['measured_on']}" if figures else "no metrics"
-        rank_zero_info(f"{measured}; r={summary['r']}; see {self.directory}")
+        measured = f"{figures} on {summary['measured_on']}; " if figures else ""
+        rank_zero_info(f"{measured}r={summary['r']}; see {self.directory}")
         if trainer.state.fn != "fit":
             self._tell_chance(trainer, pl_module)
         if summary["unreadable_files"]:
@@ -224,7 +228,11 @@ class RunRecord(Callback):
             )
 
     def _write_summary(
-        self, trainer: Trainer, pl_module: LightningModule, together: bool = False
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        together: bool = False,
+        ended: str = "finished",
     ) -> dict[str, Any]:
         """Write what this process knows, or what all of them know ``together`` if all of them ask."""
         bad = _bad_files(trainer, together)
@@ -236,8 +244,14 @@ class RunRecord(Callback):
             **_data_facts(trainer),
             **self.tome.summary(as_finetune(pl_module), trainer.strategy.root_device),
             **self._facts(trainer, as_finetune(pl_module)),
+            "steps": trainer.global_step,
+            "ended": ended,
             "checkpoint": self._checkpoint(trainer),
         }
+        if trainer.state.fn == "fit" and not summary["speed_by_r"]:
+            summary |= _speed_before(
+                self.directory
+            )  # a finished run was resumed: no step was taken
         if trainer.is_global_zero:
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
             if bad:  # in the form that data.exclude takes
@@ -270,13 +284,25 @@ class RunRecord(Callback):
         """The counterpart of `state_dict`."""
         self.metrics, self.counted = dict(state_dict["metrics"]), state_dict["counted"]
 
-    on_test_start = on_predict_start = on_fit_start
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metrics, self.counted = {}, ""  # not what the checkpoint says of its run
+        self.on_fit_start(trainer, pl_module)
+
+    on_predict_start = on_test_start
     on_predict_end = on_fit_end
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
-            self.metrics, self.counted = {}, ""  # not what the checkpoint says of its run
-            self.on_fit_start(trainer, pl_module)
+            self.on_test_start(trainer, pl_module)
+
+
+def _speed_before(directory: Path) -> dict[str, Any]:
+    """What the summary that is there says of speed and memory."""
+    try:
+        before = json.loads((directory / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: before[name] for name in SPEED if name in before}
 
 
 def _shorter(path: str) -> str:

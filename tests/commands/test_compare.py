@@ -145,3 +145,31 @@ def test_mistakes_are_one_line(
     told = capsys.readouterr().err
     assert words in told
     assert told.count("\n") == 1
+
+
+def test_a_run_that_evaluates_dense_and_trains_merged_is_no_control(
+    runs: tuple[str, str], tmp_path: Path
+):
+    mixed = write(tmp_path / "mixed", DENSE | {"train_plan": [8] * 24})
+    assert compare(runs[0], mixed)["runs"][0] == runs[0]
+
+
+def test_only_the_list_that_was_measured_counts(runs: tuple[str, str], tmp_path: Path):
+    fitted = write(tmp_path / "fitted", MERGED | {"lists": {"train": "t", "val": "v"}})
+    tested = write(tmp_path / "tested", MERGED | {"lists": {"test": "v"}})
+    other = write(tmp_path / "other", MERGED | {"lists": {"test": "w"}})
+    assert not any("other samples" in words for words in compare(fitted, tested)["warnings"])
+    assert any("other samples" in words for words in compare(fitted, other)["warnings"])
+
+
+def test_a_run_that_did_not_finish_is_told(runs: tuple[str, str], tmp_path: Path):
+    failed = write(tmp_path / "failed", MERGED | {"ended": "ValueError", "steps": 7})
+    told = compare(runs[1], failed)["warnings"]
+    assert any("did not finish: ValueError after 7 steps" in words for words in told)
+
+
+def test_a_resumed_run_counts_with_what_it_was_resumed_with(runs: tuple[str, str]):
+    for number, rate in (("2", 2e-3), ("10", 1e-2)):
+        config = {"model": {"r": 8, "lr": rate}}
+        (Path(runs[0]) / f"config.resume-{number}.yaml").write_text(yaml.safe_dump(config))
+    assert compare(*runs)["differing"]["model.lr"] == [None, 1e-2]

@@ -82,6 +82,20 @@ def test_mistakes_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_recipe_onto_itself_or_no_text_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mine = copy("quickstart", tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for argv in (
+        ["copy", str(mine), str(mine), "--force"],
+        ["show", str(tmp_path / "binary.yaml")],
+    ):
+        assert main(argv) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert mine.read_bytes() == recipes.path("quickstart").read_bytes()
+
+
 def test_neither_help_nor_the_list_imports_torch():
     code = (
         "import sys; from tome_lightning.__main__ import main; "

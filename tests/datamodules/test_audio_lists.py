@@ -81,6 +81,10 @@ def test_a_csv_of_paths_and_labels(tmp_path: Path) -> None:
         ("path,labels\na.wav,dog\nb.wav,bird\n", r"line 3: label 'bird' is none of the 1 classes"),
         ("path,labels\na.wav,\n", r"line 2: a\.wav has no label"),
         ("path,labels\na.wav\n", r"line 2: expected a path and its labels"),
+        (
+            'path,labels\na.wav,dog\nb.wav,"dog\nc.wav,dog\n',
+            r"line 3: expected a path and its labels",
+        ),
     ],
 )
 def test_a_csv_of_paths_and_labels_that_is_wrong(tmp_path: Path, text: str, words: str) -> None:

@@ -33,8 +33,6 @@ def main(argv: list[str]) -> int:
         return 2
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    except BrokenPipeError:  # `recipes show NAME | head`
-        sys.stdout = None  # else the interpreter flushes it once more
     return 0
 
 
@@ -68,7 +66,10 @@ def copy(name: str, file: Path, force: bool = False) -> Path:
         raise UsageError(
             f"A recipe is a .yaml file, got {target}. Try {target.with_suffix('.yaml')}."
         )
-    shutil.copyfile(source, check_output(target, force))
+    try:
+        shutil.copyfile(source, check_output(target, force))
+    except (OSError, shutil.SameFileError) as error:
+        raise UsageError(f"{target} cannot be written: {error}. Name another file.") from error
     return target
 
 
@@ -86,7 +87,11 @@ def _run(argv: list[str]) -> str:
     to_copy.add_argument("--force", action="store_true", help="overwrite")
     given = parser.parse_args(argv)
     if given.what == "show":
-        return recipes.path(given.name).read_text(encoding="utf-8").rstrip("\n")
+        file = recipes.path(given.name)
+        try:
+            return file.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file} cannot be read as text: {error}.") from error
     if given.what == "copy":
         file = copy(given.name, given.file, given.force)
         return f"Wrote {file}. Run it: python -m tome_lightning fit --recipe {file}"

@@ -124,6 +124,12 @@ def _check(given: argparse.Namespace, others: Sequence[str]) -> list[SweepRow]:
         raise UsageError(
             "sweep needs a model: --ckpt_path FILE (a run's), or --recipe NAME with a checkpoint."
         )
+    models = ("--ckpt_path", "--ckpt-path", "--recipe", "--config", "-c")
+    if others and not any(word.partition("=")[0] in models for word in others):
+        raise UsageError(
+            f"sweep needs a model beside {others[0]}: --ckpt_path FILE (a run's), or --recipe NAME "
+            "with a checkpoint."
+        )
     if others and not given.r:
         raise UsageError("sweep needs some r, such as --r 0 4 8 keep=0.9.")
     if given.r and not others:

@@ -131,6 +131,11 @@ def export_model(
         model, ckpt, recipe, r=r, prop_attn=prop_attn, img_size=img_size,
         random_weights=random_weights,
     )  # fmt: skip
+    if loaded.no_head:
+        raise UsageError(
+            f"{ckpt or recipe} has no head for the classes of {recipe}, so random ones would be "
+            "exported. Fine-tune it first, or export its features: --model NAME (timm's) --ckpt FILE."
+        )
     origin = find_origin(model, ckpt, recipe, random_weights)
     architecture = architecture_of(loaded, origin.vit)
     about = describe(loaded, origin, architecture)

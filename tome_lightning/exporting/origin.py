@@ -65,7 +65,9 @@ def _of_run(path: Path) -> Origin:
     given = saved["hyper_parameters"]
     family = str((saved.get("tome_lightning") or {}).get("family", "timm"))
     averaged = "averaging_state" in saved
-    return Origin(family, dict(given.get("vit") or {}), averaged, licence_of(given["checkpoint"]))
+    start = given["checkpoint"]
+    licence = licence_of(start) or (f"follows that of {start}" if start else None)
+    return Origin(family, dict(given.get("vit") or {}), averaged, licence)
 
 
 def licence_of(weights: str | Path | None, depth: int = 8) -> str | None:

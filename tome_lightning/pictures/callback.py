@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
@@ -113,6 +114,12 @@ class GroupPictures(Callback):
         for index in (i * len(samples) // count for i in range(count)):
             views, label, _ = samples[index]
             x: Tensor = data.prepare(views[None])[0] if views.dtype == torch.uint8 else views
+            if tuple(x[0].shape) != module.input.shape:
+                rank_zero_warn(
+                    f"GroupPictures draws nothing: samples are {tuple(x[0].shape)}, the model's own size "
+                    f"is {module.input.shape}"
+                )
+                return []
             name = _label(label, module.class_names)
             examples.append(example(name, x[0], module.input, *_scale(data, module.input)))
         return examples

@@ -105,7 +105,9 @@ def read_rows(path: Path) -> list[SweepRow]:
     try:
         rows = [SweepRow(**{key: row[key] for key in known & row.keys()}) for row in content]
         fine = bool(rows) and all(
-            isinstance(row.tokens_in, int) and isinstance(row.tokens_out, int) for row in rows
+            isinstance(number, int)
+            for row in rows
+            for number in (row.tokens_in, row.tokens_out, row.macs)
         )
     except (TypeError, AttributeError):
         fine = False
