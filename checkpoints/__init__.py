@@ -5,15 +5,19 @@ model, `identify` looks at a checkpoint first, `SOURCES` names the published fil
 video model's weights of an image model's (a spectrogram model takes them as they are).
 """
 
-from .errors import CheckpointError
-from .families import POOLING, PROP_ATTN
-from .identity import Identity, identify
-from .inflation import inflate
-from .loading import load
-from .positions import interpolate_positions
-from .reading import state_dict_of
-from .report import LoadReport
-from .sources import SOURCES, Source
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import CheckpointError
+    from .families import POOLING, PROP_ATTN
+    from .identity import Identity, identify
+    from .inflation import inflate
+    from .loading import load
+    from .positions import interpolate_positions
+    from .reading import state_dict_of
+    from .report import LoadReport
+    from .sources import SOURCES, Source
 
 __all__ = [
     "POOLING",
@@ -29,3 +33,29 @@ __all__ = [
     "load",
     "state_dict_of",
 ]
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "Identity": "identity",
+    "LoadReport": "report",
+    "POOLING": "families",
+    "PROP_ATTN": "families",
+    "SOURCES": "sources",
+    "Source": "sources",
+    "identify": "identity",
+    "inflate": "inflation",
+    "interpolate_positions": "positions",
+    "load": "loading",
+    "state_dict_of": "reading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: verbs that read JSON alone answer without torch.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

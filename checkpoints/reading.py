@@ -1,7 +1,6 @@
 """Read a checkpoint file without running anything in it."""
 
 import argparse
-import json
 import pathlib
 import re
 import zipfile
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .bounds import OutOfBounds, check_archive, check_values, parse_json
 from .errors import CheckpointError
 from .layout import some
 
@@ -97,11 +97,15 @@ def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
         ) from error
     if "tome_lightning" in metadata:  # safetensors keeps strings only
         try:
-            ours = json.loads(metadata["tome_lightning"])
+            ours = parse_json(metadata["tome_lightning"])
             content["tome_lightning"] = ours
             if isinstance(ours, Mapping) and "hyper_parameters" in ours:  # as in a run's checkpoint
                 content["hyper_parameters"] = ours["hyper_parameters"]
-        except json.JSONDecodeError as error:
+        except OutOfBounds as error:
+            raise CheckpointError(
+                f"{path} is refused, for its tome_lightning metadata: {error}"
+            ) from error
+        except ValueError as error:
             raise CheckpointError(
                 f"{path} has tome_lightning metadata that is no JSON ({_first_line(error)}): "
                 "export it again"
@@ -119,8 +123,13 @@ def _torch_save(path: pathlib.Path) -> Mapping[str, object]:
             "an interrupted copy: fetch it again"
         )
     try:
+        if zipped:
+            check_archive(path)
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        check_values(content)
+    except OutOfBounds as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
     except Exception as error:  # on garbage the unpickler raises anything
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(

@@ -22,7 +22,8 @@ class Source:
     """A published file.
 
     `url` is None where a browser has to fetch it; `md5` is what is published of its hash, the
-    first hex digits or nothing; `arch` is a timm model with its blocks (not all with its patches);
+    first hex digits or nothing, which tells a damaged copy and not a forged one; `sha256` pins the
+    file where its hash is known to us; `arch` is a timm model with its blocks (not all with its patches);
     `how` says where a user gets it and under which licence. The rest is what `Identity` calls so.
     """
 
@@ -39,6 +40,7 @@ class Source:
     class_token: bool = True
     positions: Positions | None = None
     tubelet: int | None = None
+    sha256: str = ""
 
 
 def _mae(folder: str, file: str, md5: str, kind: str, arch: str) -> Source:
@@ -191,17 +193,20 @@ def weights_dir() -> Path:
 def fetch(source: Source) -> Path:
     """The path of a source's file: the copy in `weights_dir()`, or a fresh download into it.
 
+    The SHA-256 of a download is told: of most files no more than six hex digits of an MD5 are
+    published, for which a forged file is made in seconds, so that a lab has to pin its own.
+
     Raises:
         CheckpointError: the file has another hash than the published one, or the download
             failed; says then where to put a copy by hand.
     """
     path = weights_dir() / source.file
     if path.is_file():
-        got = _md5(path) if source.md5 else ""
-        if not got.startswith(source.md5):
+        fault = _fault(path, source)
+        if fault:
             raise CheckpointError(
-                f"{path} is not the published {source.name}: its md5 is {got}, the published one "
-                f"starts with {source.md5}: delete it, or load it by its path if it is meant"
+                f"{path} is not the published {source.name}: {fault}: delete it, or load it by its "
+                "path if it is meant"
             )
         return path
     by_hand = f"put {source.file} at {path} (from {source.how})"
@@ -213,23 +218,40 @@ def fetch(source: Source) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             part = Path(folder) / source.file
             torch.hub.download_url_to_file(source.url, str(part), progress=sys.stderr.isatty())
-            got = _md5(part)
-            if not got.startswith(source.md5):
+            fault = _fault(part, source)
+            if fault:
                 raise CheckpointError(
-                    f"{source.url} gave a file with md5 {got}, the published {source.name} starts "
-                    f"with {source.md5}, so it was not kept: try again, or {by_hand}"
+                    f"{source.url} gave another file than the published {source.name}: {fault}, so it "
+                    f"was not kept: try again, or {by_hand}"
                 )
+            got = _digest(part, "sha256")
             os.replace(part, path)
     except (OSError, HTTPException) as error:
         raise CheckpointError(
             f"{source.name} could not be downloaded from {source.url} ({error}): {by_hand}"
         ) from error
+    print(f"{source.name}: sha256 {got} ({_protection(source)})", file=sys.stderr)
     return path
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def _fault(path: Path, source: Source) -> str:
+    """In what a file's hash differs from the published one; empty if in nothing."""
+    if source.sha256 and (got := _digest(path, "sha256")) != source.sha256:
+        return f"it has sha256 {got}, the published one is {source.sha256}"
+    if source.md5 and not (got := _digest(path, "md5")).startswith(source.md5):
+        return f"it has md5 {got}, the published one starts with {source.md5}"
+    return ""
+
+
+def _protection(source: Source) -> str:
+    if source.sha256:
+        return "as published"
+    known = f"the first {len(source.md5)} digits of its MD5" if source.md5 else "no hash of it"
+    return f"{known} is all that is published, which is no protection against a forged file"
+
+
+def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(kind, usedforsecurity=False)
+        ).hexdigest()

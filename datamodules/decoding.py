@@ -85,7 +85,9 @@ def open_video(path: str, decoder: str, threads: int = 1) -> Video:
 
 
 def choose_decoder(name: str | None) -> str:
-    """The decoder of that name if it works here; for None decord, or PyAV where there is none.
+    """The decoder of that name if it works here; for None PyAV.
+
+    decord 0.6, its last release, brings FFmpeg 4.1, whose published holes nobody mends: not by default.
 
     Raises:
         DataError: There is no such decoder, or it does not work.
@@ -96,7 +98,7 @@ def choose_decoder(name: str | None) -> str:
     if fault:
         raise DataError(f"PyAV, which every decoder needs, does not work: {fault}; pip install av")
     if name is None:
-        return "pyav" if _fault("decord") else "decord"
+        return "pyav"
     fault = _fault(name)
     if fault:
         cure = {

@@ -69,7 +69,8 @@ class Kinetics400(LabelledData):
         recount: Greatest number of erased boxes.
         test_clips: Clips over the length of a video in testing.
         test_crops: Crops along the longer side of each of them.
-        decoder: `decord`, `pyav` or `torchcodec`; null for decord where it is installed, else pyav.
+        decoder: `pyav`, `decord` or `torchcodec`; null is pyav. decord brings FFmpeg 4.1 of 2018, whose
+            holes are known: for files that you trust.
         decoder_threads: Threads of the decoder in each worker.
         read_timeout: Seconds after which a video that is still being read counts as bad.
         max_hung: Stop when more reads than this have timed out: each leaves a thread behind.

@@ -53,7 +53,8 @@ class MovingDigits(Kinetics400):
         reprob: Probability of random erasing, one box for a clip.
         test_clips: Clips over the length of a video in testing.
         test_crops: Crops from left to right of each of them.
-        decoder: `decord`, `pyav` or `torchcodec`; null for decord where it is installed, else pyav.
+        decoder: `pyav`, `decord` or `torchcodec`; null is pyav. decord brings FFmpeg 4.1 of 2018, whose
+            holes are known: for files that you trust.
         persistent_workers: Keep the workers between epochs.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 from tome_lightning.arguments import UsageError, read_arguments
 from tome_lightning.resume import checkpoint_config, find_checkpoint, newest_checkpoint, run_dir_of
 
+DATA = {"class_path": "datamodules.ImageNet", "init_args": {"root": "DIR"}}
 NOW = {"torch": "2.14.1", "timm": "1.0.31"}
 
 
@@ -20,7 +21,7 @@ def write(path: Path, steps: int, due: bool = False, **ours: Any) -> Path:
         "epoch": 0, "batches": steps, "epoch_batches": 100, "accumulate": 1, "steps": steps,
         "batch": 8, "processes": 1, "effective": 8, "validation_due": due,
     }  # fmt: skip
-    ours = {"recipe": "quickstart", "progress": progress, "data": {"root": "DIR"}} | ours
+    ours = {"recipe": "quickstart", "progress": progress, "data": DATA} | ours
     saved = {
         "state_dict": {}, "optimizer_states": [], "hyper_parameters": {"r": 4}, "tome_lightning": ours,
     }  # fmt: skip
@@ -108,7 +109,7 @@ def test_other_versions_are_told_with_both(run_dir):
     with pytest.warns(UserWarning, match=r"timm 1\.0\.20 there, 1\.0\.31 here"):
         saved = checkpoint_config(path, "fit", True, NOW)
     assert (saved.logged_steps, saved.recipe) == (30, "quickstart")
-    assert saved.config["data"] == {"root": "DIR"}
+    assert saved.config["data"] == DATA
 
 
 @pytest.mark.filterwarnings("error")

@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 
 from tome_lightning import __version__
+from tome_lightning.screen import complain
 
 LIGHTNING = {
     "fit": "fine-tune a model as a recipe says",
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in VERBS:
         close = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."
-        print(f"error: unknown verb {argv[0]!r}. {hint}", file=sys.stderr)
+        complain(f"unknown verb {argv[0]!r}. {hint}")
         return 2
     if argv[0] in COMMANDS:
         try:

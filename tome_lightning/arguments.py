@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 import recipes
+from checkpoints.bounds import check_values
+
+MAX_YAML = 2**20  # characters of a recipe
 
 
 class UsageError(ValueError):
@@ -230,6 +233,33 @@ def _next(words: Iterable[str], complaint: str) -> str:
     raise UsageError(complaint + ".")
 
 
+def parse_yaml(text: str) -> Any:
+    """The values of a small YAML file, whoever wrote it.
+
+    Aliases are refused: a few lines of them stand for more values than fit into the memory.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, or has aliases.
+        ValueError: It is too long, or its values are too many or too deep.
+    """
+    if len(text) > MAX_YAML:
+        raise ValueError(f"it has {len(text):,} characters, more than {MAX_YAML:,}")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is many times faster
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            if isinstance(event, yaml.AliasEvent):
+                where = event.start_mark.line + 1
+                raise ValueError(
+                    f"it has an alias (*{event.anchor}, line {where}), which is not followed: write the "
+                    "value out"
+                )
+        content = yaml.load(text, Loader=loader)
+    except RecursionError:
+        raise ValueError("its values lie too deep in one another") from None
+    check_values(content)
+    return content
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The options in a recipe: the parser would say what is wrong with one, but not in which file.
 
@@ -237,10 +267,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: The file cannot be read, is not YAML, or holds something else than options.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(
             f"The recipe {path} is not YAML: {' '.join(str(error).split())}."
         ) from error

@@ -14,12 +14,15 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
+
+from checkpoints.bounds import OutOfBounds, check_archive, check_values
+from tome_lightning.trust import Untrusted, check_form
 
 DAY = 24 * 60 * 60  # seconds
 ZIP_MAGIC = b"PK\x03\x04"
@@ -34,6 +37,10 @@ WAYS_OUT = {
 
 class CheckpointFileError(ValueError):
     """A file that cannot be loaded as a checkpoint; the message is the short reason."""
+
+
+class MalformedRunError(CheckpointFileError):
+    """A run's checkpoint whose parts are not of the types that ours have."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -115,7 +122,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file of a run; where that fails the run goes on without it, with a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         rank_zero_warn(f"{path} could not be written: {error.strerror or error}")
 
@@ -134,9 +142,17 @@ def read_header(path: Path) -> dict[str, Any]:
 def _load(path: Path, **how: Any) -> dict[str, Any]:
     try:
         _check_form(path)
+        check_archive(path)
         saved = torch.load(path, weights_only=True, **how)
+        check_values(saved)
+        if isinstance(saved, dict) and saved.keys() >= {"hyper_parameters", "state_dict"}:
+            check_form(saved)
     except CheckpointFileError:
         raise
+    except OutOfBounds as error:
+        raise CheckpointFileError(f"it is refused: {error}") from error
+    except Untrusted as error:
+        raise MalformedRunError(f"it is refused: {error}") from error
     except OSError as error:
         raise CheckpointFileError(f"it cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
@@ -172,11 +188,32 @@ def _check_form(path: Path) -> None:
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    # A file object, not a path: torch gives no reason when its own stream fails to write.
+    with replacing(path) as file:
+        torch.save(checkpoint, file)
+    with contextlib.suppress(OSError):  # some systems and network file systems cannot sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes a path's place in one step once it is whole.
+
+    What is there before is not written through: a link, which somebody else may have put there, is
+    replaced and its target stays as it is.
+
+    Raises:
+        OSError: It cannot be written; the path is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        # A file object, not a path: torch gives no reason when its own stream fails to write.
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        with temporary.open("xb") as file:  # exclusive: follows no link
+            yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name without the contents
         temporary.replace(path)
@@ -184,12 +221,6 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    with contextlib.suppress(OSError):  # some systems and network file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _remove_stale(folder: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,13 +52,22 @@ from tome_lightning.inputs import Input, InputError
 from tome_lightning.memory import out_of_memory
 from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
-from tome_lightning.resume import checkpoint_config, describe_taken, find_checkpoint, run_dir_of
+from tome_lightning.resume import (
+    check_left_out,
+    checkpoint_config,
+    describe_taken,
+    find_checkpoint,
+    not_restored,
+    run_dir_of,
+)
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.saving import SaveLast, SavingError
+from tome_lightning.screen import complain, escape_messages, say
 from tome_lightning.sharding import ShardingError, check_strategy
 from tome_lightning.signals import RunStopped
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
+from tome_lightning.trust import imports_of
 
 USER_ERRORS = (
     BatchError,
@@ -102,6 +112,7 @@ class ToMeCLI(LightningCLI):
             self.ckpt_path = _checkpoint_to_resume(arguments)
             last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
         self.from_checkpoint: dict[str, Any] = {}
+        self.left_out: dict[str, Any] = {}  # of the checkpoint's trainer
         self.logged_steps: int | None = None
         first: list[str] = []
         with contextlib.ExitStack() as stack:
@@ -111,8 +122,10 @@ class ToMeCLI(LightningCLI):
                 saved = checkpoint_config(self.ckpt_path, verb, given, VERSIONS, option)
                 self.recipe = self.recipe or saved.recipe
                 self.logged_steps = saved.logged_steps
-                self.from_checkpoint = saved.config
+                self.from_checkpoint, self.left_out = saved.config, saved.left_out
                 path = stack.enter_context(_yaml_file(saved.config))
+                files = [Path(b) for a, b in pairwise(arguments.argv) if a == "--config"]
+                stack.enter_context(imports_of(rest, files))
                 first = ["--config", path]
             self.words = rest
             super().__init__(
@@ -194,6 +207,9 @@ class ToMeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if self.ckpt_path is not None:
+            left_out = check_left_out(self.left_out, config.trainer, self.words, self.ckpt_path)
+            _say(left_out) if left_out else None
         if self.from_checkpoint:
             _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
         given = any(re.match(r"--trainer[._]precision\b", word) for word in self.words)
@@ -308,7 +324,7 @@ def print_completion(shell: str) -> int:
     shells = ("bash", "zsh", "tcsh")
     if shell not in shells or importlib.util.find_spec("shtab") is None:
         fault = "needs shtab: pip install shtab" if shell in shells else f"is one of {shells}"
-        print(f"error: --print_completion SHELL {fault}", file=sys.stderr)
+        complain(f"--print_completion SHELL {fault}")
         return 2
     set_parsing_settings(add_print_completion_argument=True)
     sys.argv[0] = "tome-lightning"  # what is completed
@@ -341,15 +357,16 @@ def exit_code(run: Callable[[], object]) -> int:
         if mistake is None and one_of_several() and lost_peer(error):
             reason = " ".join(str(error).split())[:200]
             told = f"process {rank()} stops, because another one is gone, which has told why ({reason})"
-            print(f"error: {told}", file=sys.stderr)
+            complain(told)
             return 1
         no_memory = out_of_memory(error) if mistake is None else None
         if no_memory is not None:
-            print(f"error: {no_memory}", file=sys.stderr)
+            complain(no_memory)
             return 1
-        if mistake is None:
+        unrestored = not_restored(error) if mistake is None else None
+        if mistake is None and unrestored is None:
             raise
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        complain(unrestored or mistake)
         return 2
     return 0
 
@@ -407,6 +424,7 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
 
 def _silence() -> None:
     """Leave out what says nothing to the user: advertisements and warnings of our libraries' own."""
+    escape_messages()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Checkpoints are written by callbacks that an evaluation has no use for.
@@ -451,7 +469,7 @@ def _plugins(given: list[Any]) -> list[Any]:
 
 def _say(words: str) -> None:
     if rank() == 0:
-        print(words)
+        say(words)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from tome_lightning.arguments import UsageError
+from checkpoints.bounds import read_json
+from tome_lightning.arguments import UsageError, parse_yaml
+from tome_lightning.trust import fits
 
 WIDTH = 100  # characters of a line, where so many runs fit
 NAMES = 34  # characters of the names at most
 COLUMN = (14, 26)  # of a run's column at least and at most
 POINTS = ("top1", "top5", "mAP")
 PATHS = ("checkpoint",)
+Number = int | float
+SUMMARY: dict[str, Any] = {  # what is used of summary.json, which anybody may have written
+    "checkpoint": str | None, "device": str | None, "effective_batch": int | None, "ended": str,
+    "limited_by": str | None, "macs": dict[str, Number] | None, "measured_on": str | None,
+    "metrics": dict[str, Number], "peak_mem_mib": Number | None, "plan": list[int],
+    "precision": str | None, "r": int | list[int] | dict[str, Number] | None, "recipe": str | None,
+    "speed_by_r": list[dict[str, object]] | None, "step_ms": Number | None, "steps": int, "lists": object,
+    "tokens": list[int] | None, "train_plan": list[int] | None,
+}  # fmt: skip
+FACTS: dict[str, Any] = {  # of environment.json
+    "cpu": dict[str, object], "gpus": list[dict[str, object]], "versions": dict[str, str],
+}  # fmt: skip
 
 
 class RunSummary(NamedTuple):
@@ -46,7 +59,7 @@ def read_run(path: str | Path) -> RunSummary:
     file = Path(path)
     file = file if file.suffix == ".json" else file / "summary.json"
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        summary = read_json(file)
     except OSError as error:
         why = "the run has not ended" if file.parent.is_dir() else "there is no such run"
         raise UsageError(
@@ -55,11 +68,13 @@ def read_run(path: str | Path) -> RunSummary:
         ) from error
     except ValueError as error:
         raise UsageError(f"{file} is no JSON ({error}). Name a run's summary.json.") from error
-    kinds = {"metrics": dict, "plan": list}
-    if not isinstance(summary, dict) or not all(
-        isinstance(summary.get(name), kind) for name, kind in kinds.items()
-    ):
+    if not isinstance(summary, dict) or not {"metrics", "plan"} <= summary.keys():
         raise UsageError(f"{file} is no summary of a run: it has no metrics and plan.")
+    for name, hint in SUMMARY.items():
+        if name in summary and not fits(summary[name], hint):
+            raise UsageError(
+                f"{file} is no summary of a run: its {name} is none that a run writes."
+            )
     environment = _environment(file.parent)
     summary.setdefault("device", _hardware(environment))  # of a version that did not say
     return RunSummary(str(path), summary, _config(file.parent), environment)
@@ -223,18 +238,20 @@ def _config(folder: Path) -> dict[str, Any]:
     )
     try:
         newest = [folder / "config.yaml", *resumed][-1]
-        content = yaml.safe_load(newest.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        content = parse_yaml(newest.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError):
         return {}
     return _flat(content) if isinstance(content, dict) else {}
 
 
 def _environment(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "environment.json")
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if fits(value, FACTS.get(name, object))}
 
 
 def _hardware(environment: Mapping[str, Any]) -> str | None:
@@ -264,14 +281,16 @@ def _merged(summary: Mapping[str, Any]) -> list[int]:
 def _measured_list(summary: Mapping[str, Any]) -> Any:
     """The hash of the list that the metrics are of."""
     lists = summary.get("lists")
-    return (lists.get("test") or lists.get("val")) if isinstance(lists, dict) else None
+    used = (lists.get("test") or lists.get("val")) if isinstance(lists, dict) else None
+    return None if used is None else str(used)
 
 
 def _speed(summary: Mapping[str, Any]) -> float | None:
     rows = summary.get("speed_by_r") or []
-    most: dict[str, Any] = max(rows, key=lambda row: int(row.get("steps", 0)), default={})
-    value = most.get("samples_per_s")
-    return None if value is None else float(value)
+    rows = [row for row in rows if fits(row.get("steps"), int)]
+    most: dict[str, Any] = max(rows, key=lambda row: int(row["steps"]), default={})
+    value: Any = most.get("samples_per_s")
+    return float(value) if fits(value, Number) else None
 
 
 def _rounded(value: float | None) -> float | None:

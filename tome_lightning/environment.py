@@ -6,9 +6,11 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -152,30 +154,82 @@ def _repository(folder: Path) -> Path | None:
 
 
 def _revision(repository: Path | None) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it (None where git takes too long to tell)."""
+    """Commit and whether tracked files differ from it (None where git takes too long to tell).
+
+    The repository may be of somebody else, whose configuration names programs that git runs (filters,
+    hooks, monitors): it is never read. HEAD is read as the file it is.
+    """
     if repository is None:
         return None
-    dirty: bool | None = None
-    status = _git(repository, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
-    if status is not None:
-        lines = status.splitlines()
-        dirty = any(not line.startswith("#") for line in lines)
-        commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), "")
-    else:
-        commit = (_git(repository, "rev-parse", "HEAD") or "").strip()
-    if not re.fullmatch("[0-9a-f]{40,64}", commit):  # no commit yet, no git
-        return None
-    return {"folder": str(repository), "commit": commit, "dirty": dirty}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        own = _git_folder(repository)
+        common = own / _text(own / "commondir") if (own / "commondir").is_file() else own
+        commit = _head(own, common)
+        if commit is not None:
+            dirty = _is_dirty(repository, own, common, commit)
+            return {"folder": str(repository), "commit": commit, "dirty": dirty}
+    return None  # no commit yet, or a format that is not known here
 
 
-def _git(repository: Path, *command: str) -> str | None:
+def _git_folder(repository: Path) -> Path:
+    """Of a work tree or a submodule ``.git`` is a file that names it."""
+    git = repository / ".git"
+    return repository / _text(git).removeprefix("gitdir: ") if git.is_file() else git
+
+
+def _head(own: Path, common: Path) -> str | None:
+    """The commit that HEAD stands for."""
+    name = _text(own / "HEAD")
+    if name.startswith("ref: "):
+        name = name.removeprefix("ref: ")
+        if not re.fullmatch(r"refs/(?!.*\.\.)[^\0\s]+", name):
+            return None
+        loose = [folder / name for folder in (own, common) if (folder / name).is_file()]
+        packed = common / "packed-refs"
+        if loose:
+            name = _text(loose[0])
+        elif packed.is_file():
+            found = re.search(rf"^([0-9a-f]{{40,64}}) {re.escape(name)}$", packed.read_text(), re.M)
+            name = found[1] if found else ""
+    return name if re.fullmatch("[0-9a-f]{40,64}", name) else None
+
+
+def _text(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.read(4096).strip()
+
+
+def _is_dirty(repository: Path, own: Path, common: Path, commit: str) -> bool | None:
+    """Whether tracked files differ from a commit, by git on a folder that has none of its settings."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "objects" / "info").mkdir(parents=True)
+        (folder / "refs").mkdir()
+        (folder / "objects" / "info" / "alternates").write_text(
+            f"{(common / 'objects').absolute()}\n"
+        )
+        hashes = "[extensions]\nobjectFormat = sha256\n" if len(commit) == 64 else ""
+        version = int(bool(hashes))
+        settings = f"[core]\nrepositoryformatversion = {version}\nbare = false\n{hashes}"
+        (folder / "config").write_text(settings)
+        (folder / "HEAD").write_text(f"{commit}\n")
+        if (own / "index").is_file():
+            shutil.copy(own / "index", folder / "index")
+        status = _git(
+            f"--git-dir={folder}", f"--work-tree={repository}",
+            "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all",
+        )  # fmt: skip
+    return None if status is None else bool(status.strip())
+
+
+def _git(*command: str) -> str | None:
     # GIT_DIR and the like, set where git runs a hook, name another repository.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # looking changes nothing
     try:
         done = subprocess.run(
-            ["git", "-C", str(repository), "-c", "core.fsmonitor=false", *command],
-            env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GIT_TIMEOUT,
+            ["git", *command], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=GIT_TIMEOUT,
         )  # fmt: skip
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None

@@ -29,7 +29,7 @@ from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
 from tome_lightning.progress import (
     PendingValidation,
     Progress,
-    follow_folder,
+    keep_own_paths,
     logged_last,
     progress_of,
     set_loops,
@@ -634,7 +634,7 @@ class FineTune(LightningModule):
             self.saved_logs = ours.get("logged", {})
             set_loops(checkpoint["loops"]["fit_loop"], continued(self.trainer, self.saved_progress))
             self._pending.insist(self.trainer, self.saved_progress)
-        follow_folder(checkpoint["callbacks"], self.trainer)
+        keep_own_paths(checkpoint["callbacks"], self.trainer)
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:  # else torch goes on as the checkpoint's run did
                 group["fused"] = self._fuses()

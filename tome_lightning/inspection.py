@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from timm.models import get_pretrained_cfg
 
 import checkpoints
@@ -17,9 +15,11 @@ import recipes
 from checkpoints.reading import read
 from checkpoints.sources import SOURCES, weights_dir
 from tome_lightning.arguments import UsageError, read_yaml
-from tome_lightning.checkpoint_io import CheckpointFileError, read_header
+from tome_lightning.checkpoint_io import CheckpointFileError, MalformedRunError, read_header
+from tome_lightning.loaded import exported
 from tome_lightning.progress import Progress
 from tome_lightning.sharding import header_file
+from tome_lightning.trust import fits, recipe_name
 
 SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
 SIZES |= {(1280, 32): "ViT-H"}
@@ -130,6 +130,8 @@ def _run_header(path: Path) -> dict[str, Any] | None:
         return None
     try:
         saved = read_header(path)
+    except MalformedRunError as error:
+        raise UsageError(f"{path} cannot be loaded: {error}.") from error
     except CheckpointFileError:
         return None
     return saved if "hyper_parameters" in saved and "state_dict" in saved else None
@@ -137,14 +139,7 @@ def _run_header(path: Path) -> dict[str, Any] | None:
 
 def _export_header(path: Path) -> dict[str, Any] | None:
     """What `export` keeps beside the weights; None for other files, also damaged ones."""
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("tome_lightning", "null"))
-    except (SafetensorError, OSError, ValueError):
-        return None
-    return about if isinstance(about, dict) else None
+    return exported(path) or None
 
 
 def _of_weights(path: Path) -> dict[str, Any]:
@@ -177,8 +172,9 @@ def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
     ours: dict[str, Any] = saved.get("tome_lightning") or {}
     progress = Progress.read(dict(saved))
     record = (saved.get("callbacks") or {}).get("RunRecord") or {}
-    versions = ours.get("versions") or {}
+    versions, metrics = ours.get("versions") or {}, record.get("metrics")
     start = given.get("checkpoint")
+    start = start if fits(start, str) else None
     return {
         "family": ours.get("family"),
         **_of_parts(given),
@@ -187,8 +183,8 @@ def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
         "prop_attn": given.get("prop_attn"),
         "epoch": saved.get("epoch"),
         "step": progress.steps if progress else saved.get("global_step"),
-        "metrics": record.get("metrics") or {},
-        "recipe": ours.get("recipe"),
+        "metrics": metrics if fits(metrics, dict[str, int | float]) else {},
+        "recipe": recipe_name(ours),
         "versions": versions,
         "saved_by": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "averaged": "averaging_state" in saved,

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 
 import checkpoints
 import recipes
+from checkpoints.bounds import parse_json
 from tome_lightning.arguments import UsageError, read_yaml
-from tome_lightning.checkpoint_io import CheckpointFileError, read_header
+from tome_lightning.checkpoint_io import (
+    CheckpointFileError,
+    MalformedRunError,
+    read_header,
+)
 from tome_lightning.inputs import Image, Input, Spectrogram
 from tome_lightning.sharding import header_file
 from tome_lightning.tasks import Task
 from tome_lightning.tome import R, ToMeViT, patch
 from tome_lightning.tome.plan import check_possible
+from tome_lightning.trust import DATA, Untrusted, fits, recipe_name, trusted_data, trusted_model
 
 IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
+NOTED = {  # what is used of what ``export`` notes
+    "averaged": bool,
+    "class_names": list[str] | None,
+    "licence": str | None,
+    "mean": list[float],
+    "prop_attn": bool,
+    "r": int | list[int] | dict[str, int | float],
+    "recipe": str | None,
+    "std": list[float],
+    "versions": dict[str, str],
+}
 HALF = (0.5,)  # what timm assumes of a model that says nothing of its pixels
 
 
@@ -152,21 +168,27 @@ def _of_run(path: Path) -> LoadedModel:
         raise UsageError(f"--ckpt {path} {what}. {_WHICH}")
     try:
         saved = read_header(path)
+    except MalformedRunError as error:
+        raise UsageError(f"{path} cannot be loaded: {error}.") from error
     except CheckpointFileError:
         saved = {}
     if "hyper_parameters" not in saved:
         checkpoints.identify(path)  # says so if it is damaged, or no checkpoint at all
         raise UsageError(f"{path} holds weights alone, which several models could take. {_WHICH}")
-    module = FineTune.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     ours = saved.get("tome_lightning", {})
-    data = dict(ours.get("data") or {})
+    try:
+        trusted_model(saved["hyper_parameters"])  # before Lightning takes them as they are
+        data = trusted_data(ours.get("data"), made=False).config
+    except Untrusted as error:
+        raise UsageError(f"{path} cannot be loaded: it is refused: {error}.") from error
+    module = FineTune.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     mean, std = _scale(data, module.input)
     averaged = ", averaged over training" if "averaging_state" in saved else ""
     return LoadedModel(
         name=str(path), model=module.model, input=module.input, mean=mean, std=std,
         weights=f"{path}, epoch {saved.get('epoch')}{averaged}", task=module.task,
         class_names=module.class_names, data=dict(data.get("init_args") or {}),
-        recipe=ours.get("recipe"),
+        recipe=recipe_name(ours),
     )  # fmt: skip
 
 
@@ -245,7 +267,9 @@ def _of_timm(
     ):
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # not those of timm's own weights
     if noted:
-        mean, std = tuple(noted.get("mean") or mean), tuple(noted.get("std") or std)
+        told_mean, told_std = tuple(noted.get("mean", ())), tuple(noted.get("std", ()))
+        if len(told_mean) == len(told_std) == len(mean):
+            mean, std = told_mean, told_std
         net.r = noted.get("r") or 0
     return LoadedModel(
         name=name, model=net, input=read, mean=mean, std=std, weights=told,
@@ -257,10 +281,15 @@ def exported(path: Path) -> dict[str, Any]:
     """What ``export`` noted beside weights; empty for other files."""
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
-    with safe_open(path, framework="pt", device="cpu") as file:
-        text = (file.metadata() or {}).get("tome_lightning")
-    found = json.loads(text) if text else {}
-    return found if isinstance(found, dict) else {}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get("tome_lightning")
+        found = parse_json(text) if text else {}
+    except (SafetensorError, OSError, ValueError):  # what reads the weights says what is wrong
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if fits(value, NOTED.get(name, object))}
 
 
 def _is_timm(plain: str) -> bool:
@@ -276,9 +305,8 @@ def _scale(data: dict[str, Any], input: Input) -> tuple[tuple[float, ...], tuple
     import datamodules
 
     given = data.get("init_args") or {}
-    package, _, kind = str(data.get("class_path", "")).rpartition(".")
-    trusted = package.split(".")[0] in ("", "datamodules") and kind in datamodules.__all__
-    if not trusted:  # a class of somebody else's is never imported because a file names it
+    kind = str(data.get("class_path", "")).rpartition(".")[2]
+    if kind not in DATA:  # a class of somebody else's is never imported because a file names it
         kind = "AudioSet" if isinstance(input, Spectrogram) else "ImageNet"
     defaults = inspect.signature(getattr(datamodules, kind)).parameters
     values: list[tuple[float, ...]] = []

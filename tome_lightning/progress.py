@@ -11,11 +11,19 @@ continues correctly.
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+
+PATHS = (
+    "best_model_path",
+    "kth_best_model_path",
+    "last_model_path",
+)  # of a ModelCheckpoint's state
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Progress:
         known = {field.name for field in fields(cls)}
         if not isinstance(progress, dict) or progress.keys() != known:
             return None
-        return cls(**progress)
+        return cls(**progress)  # whole numbers, see `trust.check_form`
 
     def moved_to(self, now: Progress) -> Progress:
         """The same state of a run whose batches are of another size or spread over other processes.
@@ -219,18 +227,48 @@ class PendingValidation:
             self._usual = None
 
 
-def follow_folder(callbacks: dict[str, Any], trainer: Any) -> None:
-    """Let the callbacks of a checkpoint know where its folder is now, if it was moved.
+def keep_own_paths(callbacks: dict[str, Any], trainer: Any) -> None:
+    """Leave callbacks of a checkpoint no path but those of files in their own folder.
 
-    Lightning's `ModelCheckpoint` forgets its best score where its folder has another name.
+    Lightning's `ModelCheckpoint` removes what its saved state calls an older checkpoint, wherever that
+    is. So of these paths remain files `<name>.ckpt` in the checkpoint's folder, or in one that a callback
+    of this run has of its own; and where the checkpoint's folder was moved they follow it, for else
+    Lightning forgets the best score.
+
+    Args:
+        callbacks: `checkpoint["callbacks"]`, changed in place.
+        trainer: Restoring it.
     """
-    folder = str(Path(trainer.ckpt_path).absolute().parent)
+    here = Path(trainer.ckpt_path).absolute().parent
+    own = {str(here)} | {
+        os.path.abspath(callback.dirpath)
+        for callback in getattr(trainer, "checkpoint_callbacks", [])
+        if getattr(callback, "dirpath", None)
+    }
     for state in callbacks.values():
-        old = state.get("dirpath") if isinstance(state, dict) else None
-        if not old or old == folder or Path(old).name != Path(folder).name:
-            continue
-        state["dirpath"] = folder
-        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            state[name] = state.get(name, "").replace(old, folder)
-        best = state.get("best_k_models", {})
-        state["best_k_models"] = {path.replace(old, folder): score for path, score in best.items()}
+        if isinstance(state, dict) and not state.keys().isdisjoint(("dirpath", *PATHS)):
+            _keep_own(state, str(here), own)
+
+
+def _keep_own(state: dict[str, Any], here: str, own: set[str]) -> None:
+    old = state.get("dirpath")
+    old = old if isinstance(old, str) else ""
+    folder = here if Path(old).name == Path(here).name else old  # moved, or another one's
+    state["dirpath"] = folder
+
+    def follow(path: Any) -> str:
+        """The file in this run's folder; empty for one that lies elsewhere."""
+        name = path.removeprefix(f"{old}/") if isinstance(path, str) else ""
+        whole = Path(folder, name)
+        if folder not in own or not re.fullmatch(r"[^/\\\0]+\.ckpt", name):
+            return ""
+        return str(whole) if whole.resolve().parent == Path(folder).resolve() else ""
+
+    for name in PATHS:
+        if name in state:
+            state[name] = follow(state[name])
+    best = state.get("best_k_models")
+    if best is not None:
+        best = best if isinstance(best, dict) else {}
+        followed = {follow(path): score for path, score in best.items()}
+        state["best_k_models"] = {path: score for path, score in followed.items() if path}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +18,18 @@ from tome_lightning.environment import other_versions
 from tome_lightning.progress import Progress
 from tome_lightning.saving import LAST
 from tome_lightning.sharding import header_file
+from tome_lightning.trust import (
+    Taken,
+    Untrusted,
+    class_paths,
+    recipe_name,
+    trusted_data,
+    trusted_model,
+    trusted_run,
+)
 
+CONNECTOR = "checkpoint_connector.py"  # Lightning's, which restores a run's parts in turn
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
-AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
-TRUSTED = ("tome_lightning.", "datamodules.")  # packages a checkpoint may name classes of
 
 
 class SavedConfig(NamedTuple):
@@ -28,11 +39,13 @@ class SavedConfig(NamedTuple):
         config: By section.
         recipe: Name of the recipe.
         logged_steps: Steps whose logs are complete, if it says so.
+        left_out: Options of the trainer that a checkpoint may not choose, as it has them.
     """
 
     config: dict[str, Any]
     recipe: str | None
     logged_steps: int | None
+    left_out: dict[str, Any]
 
 
 def find_checkpoint(
@@ -114,7 +127,7 @@ def run_dir_of(path: Path) -> Path | None:
 def checkpoint_config(
     path: Path, verb: str, recipe_given: bool, versions: dict[str, str], option: str = "--ckpt_path"
 ) -> SavedConfig:
-    """Read a run's config from its checkpoint, safely.
+    """Read a run's config from its checkpoint, safely: see `trust`.
 
     Args:
         path: The checkpoint.
@@ -126,7 +139,8 @@ def checkpoint_config(
 
     Raises:
         UsageError: If the file is no checkpoint of ours, is truncated, holds anything but tensors
-            and plain values, or names foreign classes and there is no recipe to do so.
+            and plain values of the types that ours have, or names foreign classes and there is no
+            recipe to do so.
     """
     try:
         saved = read_header(header_file(path))
@@ -140,25 +154,88 @@ def checkpoint_config(
             "start from (MAE, timm, safetensors files) go to --init_from or --model.checkpoint."
         )
     ours = saved.get("tome_lightning", {})
-    config: dict[str, Any] = {"model": dict(saved["hyper_parameters"])}
     others = other_versions(ours.get("versions") or {}, versions)
     if others and verb == "fit":
         rank_zero_warn(f"{path} was written by other versions, results may differ: {others}")
-    sections: tuple[str, ...] = ("data",)
-    if verb == "fit":
-        sections = ("data", "tome", "trainer", "save", "seed_everything")
-    config |= {name: ours[name] for name in sections if ours.get(name) is not None}
-    foreign: list[str] = []
-    config = _without_foreign_classes(config, "", foreign)
+    try:
+        model, data = trusted_model(saved["hyper_parameters"]), trusted_data(ours.get("data"))
+        run = trusted_run(ours) if verb == "fit" else Taken({}, [], {})
+    except Untrusted as error:
+        raise UsageError(f"{option} {path} is refused: {error}.") from error
+    foreign = model.foreign + data.foreign
     if foreign and not recipe_given:
         raise UsageError(
             f"{path} names classes that are not ours, and a checkpoint's word is not enough to import "
             f"them: {', '.join(foreign)}. Name them in a recipe (--recipe FILE; the run's own "
             "config.yaml will do)."
         )
+    config = {"model": model.config} | ({"data": data.config} if data.config else {}) | run.config
     progress = Progress.read(saved)
     steps = progress.steps - progress.validation_due if progress else None
-    return SavedConfig(config, ours.get("recipe"), steps)
+    recipe = recipe_name(ours)
+    if recipe is None and ours.get("recipe") is not None:
+        named = str(ours["recipe"])[:80]
+        rank_zero_warn(f"{path} names its recipe {named!r}, which is no name: left out")
+    return SavedConfig(config, recipe, steps, run.left_out)
+
+
+def check_left_out(
+    left_out: Mapping[str, Any], trainer: Mapping[str, Any], words: Sequence[str], path: Path
+) -> str | None:
+    """Compare objects that the checkpoint's run had in its trainer with those of this run.
+
+    Args:
+        left_out: What a checkpoint may not choose: see `trust.NAMED`.
+        trainer: The trainer's options now.
+        words: The command line; what it sets by itself is on purpose.
+        path: The checkpoint.
+
+    Returns:
+        A line on what this run has not, if there is something.
+
+    Raises:
+        UsageError: For callbacks and plugins, which change training.
+    """
+    missing = {}
+    for name, value in left_out.items():
+        now, had = (
+            set(map(_last, class_paths(trainer.get(name)))),
+            class_paths(value) or [str(value)],
+        )
+        gone = [one for one in had if _last(one) not in now]
+        if gone and not any(re.match(rf"--trainer[._]{name}(=|$)", word) for word in words):
+            missing[name] = gone
+    for name in ("callbacks", "plugins"):
+        if name in missing:
+            raise UsageError(
+                f"The run of {path} had trainer.{name} {', '.join(missing[name])}, and a checkpoint's "
+                f"word is not enough to make them. Name them as at its start "
+                f"(--trainer.{name}+={missing[name][0]}, or the run's own config.yaml as --recipe); to "
+                f"go on without, --trainer.{name}=null."
+            )
+    told = "; ".join(f"trainer.{name} {', '.join(gone)}" for name, gone in missing.items())
+    return f"The checkpoint's run had also {told}: name it to have it here" if told else None
+
+
+def not_restored(error: BaseException) -> str | None:
+    """One line where a checkpoint could be read but not restored: it is of another model, or malformed.
+
+    Args:
+        error: What ended a run.
+    """
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.endswith(CONNECTOR) and frame.name.lstrip("_").startswith("res"):
+            what = " ".join(str(error).split())[:300]
+            return (
+                f"The checkpoint cannot be restored: {type(error).__name__}: {what}. Is it of a model "
+                "or an optimizer of other sizes? Weights to start another run from go to --init_from."
+            )
+    return None
+
+
+def _last(path: str) -> str:
+    """A class by its own name: it may be imported from several places."""
+    return path.rpartition(".")[2]
 
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:
@@ -175,35 +252,6 @@ def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | Non
         lines.append("Overruled by recipe or command line:")
         lines += textwrap.wrap(", ".join(overruled), 100, **INDENT)
     return "\n".join(lines)
-
-
-def _without_foreign_classes(value: Any, name: str, foreign: list[str]) -> Any:
-    """The config without the parts that name classes of others, which ``foreign`` collects."""
-    if isinstance(value, dict):
-        kept = {}
-        for key, item in value.items():
-            where = f"{name}.{key}" if name else str(key)
-            found = len(foreign)
-            cleaned = _without_foreign_classes(item, where, foreign)
-            if isinstance(item, dict) and not _trusted(item):
-                foreign.append(f"{where}={item['class_path']}")
-            elif not isinstance(item, list) or len(foreign) == found:
-                kept[key] = cleaned
-        return kept
-    if isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict) and not _trusted(item):
-                foreign.append(f"{name}={item['class_path']}")
-            _without_foreign_classes(item, name, foreign)
-    return value
-
-
-def _trusted(value: dict[str, Any]) -> bool:
-    path, arguments = str(value.get("class_path", TRUSTED[0])), value.get("init_args") or {}
-    # Its other arguments are functions, which a checkpoint could name.
-    plain = all(isinstance(v, int | float | None) for v in arguments.values())
-    averages = path == AVERAGING and plain and value.keys() <= {"class_path", "init_args"}
-    return path.startswith(TRUSTED) or averages
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from checkpoints.bounds import read_json
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.checkpoint_io import write_text
@@ -24,6 +25,7 @@ from tome_lightning.overview import run_facts, screen
 from tome_lightning.peers import rank
 from tome_lightning.saving import LAST
 from tome_lightning.tasks import Task
+from tome_lightning.trust import fits
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
 RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
 BAD_FILES = "bad_files.json"
+HPARAMS = "hparams.yaml"
 SPEED = (
     "step_ms", "data_ms", "peak_mem_mib", "waiting_share", "limited_by", "dense_against_merged",
     "speed_by_r",
 )  # fmt: skip
+METRICS = dict[str, int | float]
 MANY = 10  # classes, from which near-chance accuracy tells something
 
 
@@ -69,6 +73,7 @@ def make_run_dir(
             path = (
                 _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
             )
+        _check_links(path)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError("no permission to write into it")
     except OSError as error:
@@ -79,6 +84,25 @@ def make_run_dir(
         ) from error
     os.environ[RUN_DIR_VARIABLE] = str(path)
     return path
+
+
+def _check_links(path: Path) -> None:
+    """A run folder may be of somebody else: no link in it may lead what a run writes elsewhere.
+
+    Small files and checkpoints replace a link of their name; what is left is dealt with here.
+
+    Raises:
+        UsageError: ``checkpoints`` is a link.
+    """
+    folder = path / "checkpoints"
+    if folder.is_symlink():
+        raise UsageError(
+            f"{folder} is a link to {os.readlink(folder)}, and a run folder's links are not followed "
+            "when it is written to: somebody else may have set them. Put the folder itself there, or "
+            "name another --run_dir."
+        )
+    if (path / HPARAMS).is_symlink():  # TensorBoardLogger would write through it
+        (path / HPARAMS).unlink()
 
 
 def _named(path: Path, resuming: bool) -> Path:
@@ -271,7 +295,9 @@ class RunRecord(Callback):
 
     def _suffix(self) -> str:
         suffix, number = "", 0
-        while (self.directory / f"config{suffix}.yaml").exists():  # resumed in the same directory
+        while os.path.lexists(
+            self.directory / f"config{suffix}.yaml"
+        ):  # resumed in the same directory
             number += 1
             suffix = f".resume-{number}"
         return suffix
@@ -282,7 +308,8 @@ class RunRecord(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
-        self.metrics, self.counted = dict(state_dict["metrics"]), state_dict["counted"]
+        if fits(state_dict, dict[str, object]) and fits(state_dict.get("metrics"), METRICS):
+            self.metrics, self.counted = dict(state_dict["metrics"]), str(state_dict.get("counted"))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.metrics, self.counted = {}, ""  # not what the checkpoint says of its run
@@ -299,8 +326,10 @@ class RunRecord(Callback):
 def _speed_before(directory: Path) -> dict[str, Any]:
     """What the summary that is there says of speed and memory."""
     try:
-        before = json.loads((directory / "summary.json").read_text())
+        before = read_json(directory / "summary.json")
     except (OSError, ValueError):
+        return {}
+    if not isinstance(before, dict):
         return {}
     return {name: before[name] for name in SPEED if name in before}
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tome_lightning.agreement import Agreement
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.signals import RunStopped, StopSignals
+from tome_lightning.trust import fits
 
 LAST = "last.ckpt"
 
@@ -73,7 +74,8 @@ class SaveLast(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
-        self._over = state_dict.get("over")
+        over: Any = state_dict.get("over")
+        self._over = list(over) if fits(over, list[int | None]) else None
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen(trainer)

@@ -199,3 +199,29 @@ def test_a_timm_model_that_is_no_plain_vit_is_refused(build):
 def test_a_timm_model_without_weights_is_refused(build):
     with pytest.raises(CheckpointError, match="publishes no weights"):
         load(build(), "vit_base_patch16_xp_224")
+
+
+def test_a_source_pinned_by_its_sha256_takes_no_forged_file(
+    publish, build, own_cache, monkeypatch, capsys
+):
+    origin = publish()
+    pinned = dataclasses.replace(
+        SOURCES[NAME], sha256=hashlib.sha256(origin.read_bytes()).hexdigest()
+    )
+    monkeypatch.setitem(SOURCES, NAME, pinned)
+    assert load(build(), NAME).source == NAME
+    assert "as published" in capsys.readouterr().err
+    kept = own_cache / f"{NAME}.pth"
+    kept.write_bytes(kept.read_bytes() + b"\0")
+    forged = dataclasses.replace(pinned, md5=hashlib.md5(kept.read_bytes()).hexdigest()[:6])
+    monkeypatch.setitem(SOURCES, NAME, forged)  # its six digits agree
+    with pytest.raises(CheckpointError, match=f"sha256 .*published one is {pinned.sha256}"):
+        load(build(), NAME)
+
+
+def test_six_digits_are_said_to_be_no_protection(publish, build, own_cache, capsys):
+    origin = publish()
+    load(build(), NAME)
+    told = capsys.readouterr().err
+    assert hashlib.sha256(origin.read_bytes()).hexdigest() in told
+    assert "first 6 digits of its MD5 is all that is published, which is no protection" in told

@@ -31,10 +31,9 @@ def test_an_unknown_decoder_is_refused_with_the_known_ones() -> None:
         choose_decoder("opencv")
 
 
-def test_decord_is_preferred_where_it_is_installed(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "decord", types.ModuleType("decord"))
-    assert choose_decoder(None) == "decord"
-    monkeypatch.setitem(sys.modules, "decord", None)
+@pytest.mark.parametrize("decord", [None, types.ModuleType("decord")])
+def test_pyav_is_the_default_whether_decord_is_installed_or_not(decord, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", decord)  # it brings an FFmpeg that nobody mends
     assert choose_decoder(None) == "pyav"
 
 

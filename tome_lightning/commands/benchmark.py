@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tome_lightning.arguments import UsageError, nearest
+from tome_lightning.screen import say
 
 if TYPE_CHECKING:
     from tome_lightning.speed.case import Case
@@ -184,12 +185,12 @@ class _Output:
         """Print the rows of the batch size that was measured last; write all."""
         from tome_lightning.speed.report import tell
 
-        print("\n".join(tell([row for row in rows if row.batch == rows[-1].batch])), flush=True)
+        say("\n".join(tell([row for row in rows if row.batch == rows[-1].batch])))
         self.content = [row.as_dict() for row in rows]
         self._write()
 
     def take_whole_run(self, result: Any) -> None:
-        print("\n".join(result.lines()))
+        say("\n".join(result.lines()))
         self.content.append({"variant": "end_to_end", **result.as_dict()})
         self._write()
 
@@ -204,7 +205,7 @@ class _Output:
     def tell_files(self) -> None:
         for path in (self.json, self.plot):
             if path is not None:
-                print(f"written: {path}")
+                say(f"written: {path}")
 
     def _write(self) -> None:
         from tome_lightning.speed.report import write_json

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from tome_lightning.arguments import UsageError, VerbParser
+from tome_lightning.screen import complain, say
 
 
 def main(argv: list[str]) -> int:
@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
         given = parser.parse_args(argv)
         found = compare(*given.runs)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    print(json.dumps(found, indent=2) if given.json else tell(found))
+    say(json.dumps(found, indent=2) if given.json else tell(found))
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from tome_lightning.arguments import UsageError
+from tome_lightning.screen import say
 
 
 def main(argv: list[str]) -> int:
@@ -42,4 +43,4 @@ def _run(argv: list[str]) -> None:
     if given.file.exists():
         raise UsageError(f"{given.file} is there already. Give another name.")
     consolidate(given.folder, given.file)
-    print(f"Wrote {given.file}")
+    say(f"Wrote {given.file}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import recipes
 from tome_lightning.arguments import UsageError, VerbParser
+from tome_lightning.screen import complain, say
 
 PROG = "python -m tome_lightning doctor"
 
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> int:
             words = ["--recipe", given.recipe, *options]
         return doctor(words)
     except (UsageError, recipes.RecipeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
@@ -54,7 +53,12 @@ def doctor(words: list[str] | None = None) -> int:
     """
     from tome_lightning.checkup import Status, check_machine, check_recipe, tell
     from tome_lightning.checkup.findings import broken, first_line
+    from tome_lightning.trust import foreign_classes
 
+    if foreign := foreign_classes(words or []):
+        say(
+            f"the recipe names classes of others, which are imported and made: {', '.join(foreign)}"
+        )
     found, kind = check_machine(), ""
     wrong = [f for f in found if f.status is Status.BROKEN]
     if words:
@@ -67,7 +71,7 @@ def doctor(words: list[str] | None = None) -> int:
         found += more
         wrong += [f for f in more if f.status is Status.BROKEN]
         wrong = [f for f in wrong if f.needed_by in ("", kind)]
-    print(tell(found))
+    say(tell(found))
     if words:
-        print("This recipe cannot run here." if wrong else "This recipe can run here.")
+        say("This recipe cannot run here." if wrong else "This recipe can run here.")
     return int(bool(wrong))

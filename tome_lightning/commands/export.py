@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from tome_lightning.arguments import UsageError, VerbParser
+from tome_lightning.screen import complain, say
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
     code = exit_code(run)
     if mismatch:
-        print(f"error: {mismatch}", file=sys.stderr)
+        complain(mismatch)
         return 1
     return code
 
@@ -53,7 +53,7 @@ def _run(argv: list[str]) -> None:
         batch_size=None if given.dynamic_batch else _or(given.batch_size, 1),
         scatter=given.scatter, opset=given.opset, force=given.force,
     )  # fmt: skip
-    print("\n".join(exported.lines()))
+    say("\n".join(exported.lines()))
 
 
 def _or(value: int | None, default: int) -> int:

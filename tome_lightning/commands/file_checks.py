@@ -266,7 +266,7 @@ class Record:
                     outcome = Outcome(**row)
                     self.known[outcome.path] = outcome
             # half a line, where the scan was stopped in writing it
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
 
     def _write(self, row: Mapping[str, object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tome_lightning.arguments import VerbParser
+from tome_lightning.screen import say
 
 
 def main(argv: list[str]) -> int:
@@ -37,13 +38,13 @@ def _run(argv: list[str]) -> None:
     fitting = fitting_recipes(facts)
     if given.json:
         loads = {} if given.recipe is None else {"loads": dry_run(given.file, given.recipe)}
-        print(json.dumps({**facts, "recipes": fitting, **loads}, indent=2))
+        say(json.dumps({**facts, "recipes": fitting, **loads}, indent=2))
         return
-    print(given.file)
-    print(tell(facts))
+    say(given.file)
+    say(tell(facts))
     if facts["what"] == "a run's checkpoint":
-        print(f"  test it      python -m tome_lightning test --ckpt_path {given.file}")
+        say(f"  test it      python -m tome_lightning test --ckpt_path {given.file}")
     elif fitting:
-        print(f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {given.file})")
+        say(f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {given.file})")
     if given.recipe is not None:
-        print(dry_run(given.file, given.recipe))
+        say(dry_run(given.file, given.recipe))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import recipes
 from tome_lightning.arguments import UsageError, VerbParser, check_output
+from tome_lightning.screen import complain, say
 
 PROG = "python -m tome_lightning recipes"
 WIDTHS = (22, 28, 21, 23)  # of a table's columns, in characters
@@ -27,9 +27,9 @@ def main(argv: list[str]) -> int:
         The exit code: 0, or 2 for a user's mistake.
     """
     try:
-        print(_run(argv), flush=True)
+        say(_run(argv))
     except (UsageError, recipes.RecipeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except SystemExit as stop:  # --help
         return int(stop.code or 0)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tome_lightning import __version__
 from tome_lightning.arguments import UsageError, nearest
 from tome_lightning.commands.file_checks import Job, Outcome, Record, Task, check_all
+from tome_lightning.screen import say
 
 if TYPE_CHECKING:
     from datamodules.file_check import FileCheck
@@ -169,10 +170,10 @@ def _walk(
                 bar.set_postfix(bad=bad, refresh=False)
                 bar.update()
     except KeyboardInterrupt:
-        print(
+        say(
             f"interrupted: {len(outcomes)} of {len(paths)} files are checked and kept in "
             f"{record.path}; the same command goes on from there",
-            file=sys.stderr,
+            sys.stderr,
         )
         raise
     return outcomes

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import UsageError, VerbParser, check_output
+from tome_lightning.screen import say
 
 if TYPE_CHECKING:
     from tome_lightning.sweeping import SweepRow
@@ -60,7 +61,7 @@ def _run(argv: list[str]) -> bool:
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
         if isinstance(stop, SystemExit) and not output.rows:
             raise  # --help, or nothing was measured
-        print("interrupted: what was measured so far", file=sys.stderr)
+        say("interrupted: what was measured so far", sys.stderr)
         output.finish()
         return True
     output.finish()
@@ -169,7 +170,7 @@ class _Output:
         rows = [*self.rows, *self.added]
         if not rows:
             return
-        print("\n".join(tell(rows, given.within)))
+        say("\n".join(tell(rows, given.within)))
         written = [given.json] if given.json is not None and self.rows else []
         if given.plot is not None and any(row.samples_per_s is not None for row in rows):
             from tome_lightning.sweeping.plot import plot
@@ -177,4 +178,4 @@ class _Output:
             plot(rows, given.plot, given.within)
             written.append(given.plot)
         for path in written:
-            print(f"written: {path}")
+            say(f"written: {path}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tome_lightning.arguments import VerbParser, check_output
+from tome_lightning.screen import say
 
 if TYPE_CHECKING:
     from tome_lightning.pictures.groups import Groups
@@ -49,13 +50,13 @@ def _run(argv: list[str]) -> None:
         distinct=None if given.colours is None else given.colours == "distinct", force=given.force,
     )  # fmt: skip
     named = "" if loaded.weights.startswith(loaded.name) else f"{loaded.name}: "
-    print(f"{named}{loaded.weights}")
+    say(f"{named}{loaded.weights}")
     for file, groups in zip(given.input, found, strict=True):
         for g in groups:
-            print(f"  {file}, {_tell(g, loaded.model.num_tokens)}")
+            say(f"  {file}, {_tell(g, loaded.model.num_tokens)}")
     if all(g.tokens == loaded.model.num_tokens for groups in found for g in groups):
-        print("nothing has merged: ask for more with --r")
-    print(f"written: {given.out}")
+        say("nothing has merged: ask for more with --r")
+    say(f"written: {given.out}")
 
 
 def _tell(g: Groups, num_tokens: int) -> str:

@@ -14,7 +14,7 @@ from checkpoints.reading import read
 from checkpoints.sources import LICENCE
 from tome_lightning.arguments import read_yaml
 from tome_lightning.checkpoint_io import read_header
-from tome_lightning.loaded import is_run_checkpoint
+from tome_lightning.loaded import exported, is_run_checkpoint
 
 # Families whose published files are all under that licence; a run of ours has two of the names, too.
 NON_COMMERCIAL = ("mae", "tome", "mae_st", "audiomae", "videomae")
@@ -55,7 +55,7 @@ def find_origin(
     if weights is None:
         return Origin(vit=vit)
     file = Path(weights)
-    averaged = file.is_file() and bool(read(file).averaged or (told(file) or {}).get("averaged"))
+    averaged = file.is_file() and bool(read(file).averaged)
     family = checkpoints.identify(str(weights)).family
     return Origin(family, vit, averaged, licence_of(weights))
 
@@ -63,9 +63,10 @@ def find_origin(
 def _of_run(path: Path) -> Origin:
     saved = read_header(path)
     given = saved["hyper_parameters"]
-    family = str((saved.get("tome_lightning") or {}).get("family", "timm"))
+    family = saved.get("tome_lightning", {}).get("family")
+    family = family if family in checkpoints.PROP_ATTN else "timm"
     averaged = "averaging_state" in saved
-    start = given["checkpoint"]
+    start = given.get("checkpoint")
     licence = licence_of(start) or (f"follows that of {start}" if start else None)
     return Origin(family, dict(given.get("vit") or {}), averaged, licence)
 
@@ -87,10 +88,8 @@ def licence_of(weights: str | Path | None, depth: int = 8) -> str | None:
     if is_run_checkpoint(path):
         return licence_of(read_header(path)["hyper_parameters"].get("checkpoint"), depth - 1)
     try:
-        ours = told(path)
-        if ours is not None:
-            known = ours.get("licence")
-            return known if isinstance(known, str) else None
+        if ours := exported(path):
+            return ours.get("licence")
         family = checkpoints.identify(path).family
     except checkpoints.CheckpointError:
         return None
@@ -99,20 +98,6 @@ def licence_of(weights: str | Path | None, depth: int = 8) -> str | None:
     if family in NON_COMMERCIAL:
         return f"weights of the {family} family, whose published files are {LICENCE} (no commercial use)"
     return None
-
-
-def told(path: Path) -> dict[str, Any] | None:
-    """What a safetensors file that was exported here says of itself; ``None`` for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    import json
-
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt", device="cpu") as file:
-        text = (file.metadata() or {}).get("tome_lightning")
-    found = json.loads(text) if text else None
-    return found if isinstance(found, dict) else None
 
 
 def _of_name(name: str) -> str | None:

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback
 
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.run import RUN_DIR_VARIABLE
+from tome_lightning.screen import say
 from tome_lightning.speed.advice import EndToEnd
 from tome_lightning.speed.macs import macs
 from tome_lightning.speed.prepared import PreparedRun
@@ -156,7 +157,7 @@ def _together(
 
 
 def _say(what: str) -> None:
-    print(f"measuring {what} ...", file=sys.stderr, flush=True)
+    say(f"measuring {what} ...", sys.stderr)
 
 
 def _multiple(number: int, of: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tome_lightning.arguments import UsageError
+from tome_lightning.screen import say
 from tome_lightning.speed.bench import find_device
 from tome_lightning.speed.case import DTYPES, Case
 from tome_lightning.speed.macs import macs
@@ -250,4 +251,4 @@ def _check(
 
 
 def _say(what: str) -> None:
-    print(f"measuring {what} ...", file=sys.stderr, flush=True)
+    say(f"measuring {what} ...", sys.stderr)

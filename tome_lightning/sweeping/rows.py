@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from checkpoints.bounds import read_json
 from tome_lightning.arguments import UsageError
 from tome_lightning.speed.report import r_text
 from tome_lightning.tome import R
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> list[SweepRow]:
         UsageError: The file cannot be read or is none that ``sweep --json`` wrote.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UsageError(f"--add {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

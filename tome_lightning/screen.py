@@ -1,0 +1,54 @@
+"""What is printed: text that may stand in a file of somebody else cannot command the terminal."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from typing import Any, TextIO
+
+# Control characters but tab and line feed; marks that turn the direction of writing (Unicode TR36); and
+# bytes of file names that are no UTF-8, which a strict terminal cannot be sent.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]"
+)
+
+
+def escaped(text: object) -> str:
+    r"""Text with control characters spelled out: an escape sequence becomes ``\x1b[...``."""
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], str(text))
+
+
+def say(text: object = "", file: TextIO | None = None) -> None:
+    """Print lines, escaped, at once."""
+    print(escaped(text), file=file, flush=True)
+
+
+def complain(text: object) -> None:
+    """Print ``error: ...`` as one line to stderr."""
+    say(f"error: {' '.join(str(text).split())}", sys.stderr)
+
+
+def escape_messages() -> None:
+    """Let log records and warnings of a run, which name files and classes, be escaped as well."""
+    for part in ("pytorch", "fabric"):
+        for name in (f"lightning.{part}", f"lightning.{part}.utilities.rank_zero"):
+            logger = logging.getLogger(name)
+            if _escape_record not in logger.filters:
+                logger.addFilter(_escape_record)
+    if not isinstance(warnings.formatwarning, _EscapedWarnings):
+        warnings.formatwarning = _EscapedWarnings(warnings.formatwarning)
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = escaped(record.getMessage()), ()
+    return True
+
+
+class _EscapedWarnings:
+    def __init__(self, usual: Any) -> None:
+        self.usual = usual
+
+    def __call__(self, message: Any, *args: Any, **kwargs: Any) -> str:
+        return escaped(self.usual(message, *args, **kwargs))
