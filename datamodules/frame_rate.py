@@ -33,8 +33,9 @@ def frame_rate(
     if span <= 0:
         return float(known[0]) if known else 0.0
     for rate in known:
-        drift = (shown - shown[0]) - np.arange(len(shown)) / float(rate * tick)
-        if np.ptp(drift) <= _ROUNDED:
+        lasting = 1 / float(rate * tick)  # ticks of a frame; half of one is more than rounding
+        drift = (shown - shown[0]) - np.arange(len(shown)) * lasting
+        if np.ptp(drift) <= min(_ROUNDED, lasting / 2):
             return float(rate)
     held = last if last > 0 else Fraction(span, len(shown) - 1)
     return float(len(shown) / ((span + held) * tick))

@@ -34,6 +34,15 @@ def test_other_times_overrule_the_nominal_rate():
     assert frame_rate(mixed, MS, 33, [THIRTY, Fraction(20)]) == pytest.approx(20, rel=1e-3)
 
 
+def test_a_coarse_tick_hides_no_dropped_frame():
+    tick = 1 / THIRTY
+    assert frame_rate([0, 2, 4], tick, 2, [THIRTY]) == 15
+    assert frame_rate([0, 1, 3, 4], tick, 1, [THIRTY]) == 24
+    assert frame_rate(range(48), tick, 1, [THIRTY]) == 30
+    film = [round(n * 60 / 24) for n in range(48)]
+    assert frame_rate(film, Fraction(1, 60), 2, [Fraction(60), Fraction(24)]) == 24
+
+
 def test_where_no_times_tell_the_container_is_believed():
     assert frame_rate([], MS, 0, [None, THIRTY]) == 30.0
     assert frame_rate([7], MS, 33, [THIRTY]) == 30.0
