@@ -2,7 +2,8 @@
 
 soundfile (libsndfile) reads WAV, FLAC and Ogg, PyAV (FFmpeg) the rest and what soundfile cannot open.
 MP3 is PyAV's as well: of one without a table of its length libsndfile guesses the length, and
-silently reads no further than the guess.
+silently reads no further than the guess. What was recorded is read without the silence that a file's
+times may leave before it or in a pause, as most tools do.
 """
 
 import importlib
@@ -241,7 +242,7 @@ def _decode_pyav(path: str, reach: float | None) -> Decoded:
     import av
 
     pieces: list[np.ndarray] = []
-    length, rate = 0, 0
+    length, rate, end = 0, 0, 0.0
     with av.open(path, metadata_errors="ignore") as container:
         stream = _audio_stream(container)
         stream.codec_context.thread_count = 1
@@ -253,13 +254,17 @@ def _decode_pyav(path: str, reach: float | None) -> Decoded:
                 for frame in packet.decode():
                     pieces += [plane.to_ndarray() for plane in planar.resample(frame)]  # [C, t]
                     length, rate = length + frame.samples, frame.sample_rate
+                    end = max(end, _end_of(frame))
                 if reach is not None and length >= reach * rate > 0:
                     break
         except av.error.MemoryError:  # FFmpeg says so of absurd sizes; the caller would end the run
             raise AudioError("a size told in the file is beyond the memory: damaged") from None
         rate = rate or stream.codec_context.sample_rate
         if container.format.name.startswith(_LENGTH_STORED):
-            _refuse_short(length / max(1, rate), _seconds_told(container, stream), reach)
+            held = length / max(1, rate)
+            if reach is None or held + _SLACK < reach:
+                # the file tells when it ends: with its pauses, and the time before a late start
+                _refuse_short(max(held, end), _span_told(container, stream)[1], None)
     if not pieces:
         return np.zeros((1, 0), dtype=np.float32), rate
     return np.concatenate(pieces, axis=1), rate
@@ -271,8 +276,9 @@ def _probe_pyav(path: str) -> AudioFormat:
     with av.open(path, metadata_errors="ignore") as container:
         stream = _audio_stream(container)
         context = stream.codec_context
-        seconds, name = _seconds_told(container, stream), context.codec.canonical_name
-        return AudioFormat(seconds, context.sample_rate, context.channels, name)
+        start, end = _span_told(container, stream)
+        name = context.codec.canonical_name
+        return AudioFormat(end - start, context.sample_rate, context.channels, name)
 
 
 def _audio_stream(container: Any) -> Any:
@@ -284,12 +290,19 @@ def _audio_stream(container: Any) -> Any:
     return stream
 
 
-def _seconds_told(container: Any, stream: Any) -> float:
-    """Length of the audio; 0 where the file does not tell."""
+def _span_told(container: Any, stream: Any) -> tuple[float, float]:
+    """Seconds at which the audio starts and ends; (0, 0) where the file does not tell."""
+    start = max(0.0, float((stream.start_time or 0) * stream.time_base))
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    alone = len(container.streams) == 1  # else that of a video, which may well be longer
-    return (container.duration or 0) / 1e6 if alone else 0.0
+        return start, start + float(stream.duration * stream.time_base)
+    if len(container.streams) > 1:  # a video may well be longer
+        return 0.0, 0.0
+    return start, max(start, (container.duration or 0) / 1e6)  # which counts from 0
+
+
+def _end_of(frame: Any) -> float:
+    """Seconds at which a decoded frame ends; 0 where it has no time."""
+    return 0.0 if frame.time is None else float(frame.time + frame.samples / frame.sample_rate)
 
 
 def _refuse_short(held: float, promised: float, reach: float | None) -> None:

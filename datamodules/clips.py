@@ -8,6 +8,7 @@ frames. Here n is the number of frames of a video; a frame index is in [0, n - 1
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -97,14 +98,19 @@ def videomae_test_starts(n: int, *, frames: int = 16, rate: int = 4, clips: int 
     return np.array(_spread(room, clips))
 
 
-def crop_starts(long_side: int, size: int, crops: int) -> list[int]:
+def crop_starts(long_side: int, size: int, crops: int, *, up: bool = False) -> list[int]:
     """Pixel offsets of so many crops of `size`, spread evenly along a side; one is in the centre.
+
+    Those that are no whole numbers are rounded down, or `up`.
 
     Raises:
         DataError: crops is below 1.
     """
     _check(crops=crops)
-    return _spread(long_side - size, crops)
+    room = long_side - size
+    starts = _spread(room, crops)
+    # counted from the other end, what was rounded down is rounded up
+    return [room - start for start in reversed(starts)] if up else starts
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class Sampling(ABC):
 
     frames: int = 16
     rate: int = 4
+    rounds_up: ClassVar[bool] = False  # where crops start that lie on half a pixel
 
     def __post_init__(self) -> None:
         _check(frames=self.frames, rate=self.rate)
@@ -133,9 +140,18 @@ class Sampling(ABC):
     def test(self, n: int, fps: float, clips: int) -> np.ndarray:
         """Frames of so many clips spread over the video: int64 `[clips, frames]`; 1 is central."""
 
+    def short_side(self, size: int, crops: int) -> int:
+        """Pixels of the short side of the frames that so many test crops of `size` are cut from."""
+        return size
+
 
 class MAESTSampling(Sampling):
-    """A clip of MAE-ST starts anywhere, also between two frames."""
+    """A clip of MAE-ST starts anywhere, also between two frames.
+
+    Its test takes the crop in the middle where alone from frames of 256 pixels for one of 224.
+    """
+
+    rounds_up: ClassVar[bool] = True
 
     def train(self, n: int, fps: float, u: float) -> np.ndarray:
         span = mae_st_span(fps, frames=self.frames, rate=self.rate)
@@ -149,6 +165,9 @@ class MAESTSampling(Sampling):
             mae_st_train_indices(n, fps, start, frames=self.frames, rate=self.rate)
             for start in starts
         ])  # fmt: skip
+
+    def short_side(self, size: int, crops: int) -> int:
+        return size if crops > 1 else size * 256 // 224
 
 
 class VideoMAESampling(Sampling):

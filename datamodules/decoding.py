@@ -2,13 +2,14 @@
 
 PyAV defines the numbers, see `videos`. decord 0.6 and torchcodec 0.17 silently return other frames
 for some files, up to a group of pictures away (B-frames in AVI or MPEG-PS; for decord also edit
-lists, open groups of pictures, MPEG-TS): what they might number differently, or cannot open, PyAV
-reads in their place. One kind remains, since only decoding tells: H.264 that is refreshed gradually
-instead of by key frames, as live streams are.
+lists, open groups of pictures, MPEG-TS), and none of them mirrors: what they might number or lay
+otherwise, cannot open or fail to decode, PyAV reads in their place. One kind remains, since only
+decoding tells: H.264 that is refreshed gradually instead of by key frames, as live streams are.
 """
 
 import importlib
 import io
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -22,40 +23,62 @@ __all__ = ["DECODERS", "Video", "VideoError", "choose_decoder", "open_video"]
 DECODERS = ("decord", "pyav", "torchcodec")
 
 
-class DecordVideo(Video):
-    """Frames by decord, of a video that `PyAVVideo` found plain."""
+class _OtherVideo(Video):
+    """A video that `PyAVVideo` found plain, read by another decoder until that fails."""
+
+    _reader: Any
 
     def __init__(self, path: str, threads: int, fps: float) -> None:
+        self._path, self._threads = path, threads
+        self._instead: PyAVVideo | None = None
+        self.fps = fps
+
+    def close(self) -> None:
+        self._reader = None
+        if self._instead is not None:
+            self._instead.close()
+
+    def _decode(self, wanted: list[int]) -> Tensor:
+        if self._instead is None:
+            try:
+                return self._read(wanted)
+            except Exception:  # each has its own: decord fails at widths of 8, 16, 24, 48 and 72
+                self._instead = PyAVVideo(self._path, self._threads)
+        return self._instead.frames(wanted)
+
+    @abstractmethod
+    def _read(self, wanted: list[int]) -> Tensor:
+        """Frames of rising, distinct indices, uint8 `[T, H, W, 3]`."""
+
+
+class DecordVideo(_OtherVideo):
+    """Frames by decord."""
+
+    def __init__(self, path: str, threads: int, fps: float) -> None:
+        super().__init__(path, threads, fps)
         decord = importlib.import_module("decord")
         decord.logging.set_level(decord.logging.QUIET)
         # without a limit decord repeats its last frame for those it cannot decode; it takes 0 for
         # no limit, so allow this share of the frames
         self._reader = decord.VideoReader(path, num_threads=threads, fault_tol="0.0000001")
         self.num_frames = len(self._reader)
-        self.fps = fps
 
-    def close(self) -> None:
-        self._reader = None
-
-    def _decode(self, wanted: list[int]) -> Tensor:
+    def _read(self, wanted: list[int]) -> Tensor:
         return torch.from_numpy(self._reader.get_batch(wanted).asnumpy())
 
 
-class TorchCodecVideo(Video):
-    """Frames by torchcodec, of a video that `PyAVVideo` found plain."""
+class TorchCodecVideo(_OtherVideo):
+    """Frames by torchcodec."""
 
     def __init__(self, path: str, threads: int, fps: float) -> None:
+        super().__init__(path, threads, fps)
         decoders = importlib.import_module("torchcodec.decoders")
         self._reader = decoders.VideoDecoder(
             path, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
         )
         self.num_frames = len(self._reader)
-        self.fps = fps
 
-    def close(self) -> None:
-        self._reader = None
-
-    def _decode(self, wanted: list[int]) -> Tensor:
+    def _read(self, wanted: list[int]) -> Tensor:
         return self._reader.get_frames_at(wanted).data
 
 

@@ -68,7 +68,8 @@ class Kinetics400(LabelledData):
         remode: What erased pixels become: noise (pixel), one colour (rand), zero (const).
         recount: Greatest number of erased boxes.
         test_clips: Clips over the length of a video in testing.
-        test_crops: Crops along the longer side of each of them.
+        test_crops: Crops along the longer side of each of them. Under `mae_st` a single one is cut
+            from frames whose short side is 8/7 of `size` (256 for 224), as MAE-ST does.
         decoder: `pyav`, `decord` or `torchcodec`; null is pyav. decord brings FFmpeg 4.1 of 2018, whose
             holes are known: for files that you trust.
         decoder_threads: Threads of the decoder in each worker.
@@ -154,8 +155,13 @@ class Kinetics400(LabelledData):
         self._class_names: list[str] | None = None
         self._files: dict[str, FileList] = {}
         self._eval_transforms = {
-            split: ClipEvalTransform(size, crops, tuple(mean), tuple(std))
-            for split, crops in (("val", 1), ("test", test_crops))
+            split: ClipEvalTransform(
+                size, crops, tuple(mean), tuple(std), short_side, self.sampling.rounds_up
+            )
+            for split, crops, short_side in (
+                ("val", 1, size),  # sees what the crop in the middle of three does
+                ("test", test_crops, self.sampling.short_side(size, test_crops)),
+            )
         }
         self._train_transform = ClipTrainTransform(
             size, len(mean), scale, ratio, hflip, auto_augment, repeat_aug

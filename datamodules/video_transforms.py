@@ -86,24 +86,36 @@ class ClipTrainTransform:
 
 
 class ClipEvalTransform:
-    """Resize the short side to `size`, crop along the long side, normalise.
+    """Resize the short side, crop along the long side, normalise.
 
     Args:
         size: Side of the square crops in pixels.
         crops: Crops of each clip, spread evenly from left to right or top to bottom; 1 is central.
         mean: Mean of each channel on the scale 0 to 1; one number makes the clip grey.
         std: Standard deviation of each channel on the same scale.
+        short_side: Pixels of the resized frames' short side, of which crops take the middle; None
+            for `size`.
+        rounds_up: Whether a crop that would start at a fraction of a pixel starts at the next one.
 
     Raises:
         DataError: A setting has no meaning.
     """
 
     def __init__(
-        self, size: int, crops: int, mean: tuple[float, ...], std: tuple[float, ...]
+        self,
+        size: int,
+        crops: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        short_side: int | None = None,
+        rounds_up: bool = False,
     ) -> None:
         _check_input(size, mean, std)
         require("crops", crops, crops >= 1, "1 or more")
         self.size = size
+        self.short_side = size if short_side is None else short_side
+        require("short_side", short_side, self.short_side >= size, f"size ({size}) or more")
+        self.rounds_up = rounds_up
         self.crops = crops
         self.mean, self.std = _per_channel(mean), _per_channel(std)
 
@@ -116,12 +128,14 @@ class ClipEvalTransform:
         views = torch.empty(len(clips), self.crops, len(self.mean), frames, size, size)
         for clip, crops in zip(clips, views, strict=True):  # one by one, to save memory
             planes = _with_channels(clip, len(self.mean)).permute(3, 0, 1, 2)
-            resized = resize(planes, [size])
+            resized = resize(planes, [self.short_side])
             height, width = resized.shape[-2:]
-            side = -2 if height > width else -1
-            starts = crop_starts(max(height, width), size, self.crops)
+            long, short = (-2, -1) if height > width else (-1, -2)
+            (middle,) = crop_starts(self.short_side, size, 1, up=self.rounds_up)
+            band = resized.narrow(short, middle, size)
+            starts = crop_starts(max(height, width), size, self.crops, up=self.rounds_up)
             for start, crop in zip(starts, crops, strict=True):
-                torch.sub(resized.narrow(side, start, size), self.mean, out=crop).div_(self.std)
+                torch.sub(band.narrow(long, start, size), self.mean, out=crop).div_(self.std)
         return views.flatten(0, 1)
 
 

@@ -1,18 +1,22 @@
 """An open video, and PyAV's way of reading the frames asked for and no others.
 
 A frame's index is its place in the order of presentation among the frames that a player shows.
-Pictures are turned upright where the file holds a rotation by a multiple of 90 degrees, as players
-do; the pixel aspect ratio is ignored.
+Pictures are turned and mirrored as the file's display matrix says, as players do; the pixel aspect
+ratio is ignored.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from datamodules.frame_rate import frame_rate
+from datamodules.orientation import UPRIGHT, read_matrix
 
 _DISPOSABLE = ("h264", "mpeg4")  # codecs where a frame marked as unreferenced is never referenced
 _TIMED = ("mov,mp4", "matroska")  # containers that store the time of presentation of each packet
@@ -30,7 +34,7 @@ class Video(ABC):
     """
 
     num_frames: int
-    fps: float  # average; 0 where the file does not tell
+    fps: float  # average over the video; 0 where the file does not tell
     _size: tuple[int, int] | None = None
 
     @property
@@ -105,6 +109,7 @@ class PyAVVideo(Video):
         self._path = path
         self._threads = threads
         self._reformatter: Any = VideoReformatter()
+        self._orientation = UPRIGHT  # of the frame decoded last
         self._scaling = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
         with _memory_errors_explained():
             self._open()
@@ -119,14 +124,26 @@ class PyAVVideo(Video):
         """Whether each decoder numbers the frames as this one does.
 
         decord takes the place of a key frame in the file for its index, and counts frames that the
-        container says not to show; guessed times differ between versions of FFmpeg.
+        container says not to show; guessed times differ between versions of FFmpeg. A picture is no
+        stream here, and mirrored frames are mirrored: the others do not know of either. Decodes a
+        frame where all else is plain.
         """
         keys = self._keys
         return (
             self._timed
+            and self._best
             and self.num_frames == len(self._times)
             and np.array_equal(self._order[keys], keys)
+            and not self._mirrored()
         )
+
+    def _mirrored(self) -> bool:
+        """Whether it is, or might be: where frame 0 is damaged nothing tells."""
+        try:
+            self.frames([0])
+        except Exception:  # PyAV has more than one
+            return True
+        return self._orientation.mirrored
 
     def close(self) -> None:
         self._container.close()
@@ -135,10 +152,14 @@ class PyAVVideo(Video):
         import av
 
         self._container = av.open(self._path, metadata_errors="ignore")
-        stream = self._container.streams.best("video")
+        best = self._container.streams.best("video")
+        moving = [each for each in self._container.streams.video if not _is_picture(each)]
+        self._best = best in moving
+        stream = best if self._best else next(iter(moving), None)
         if stream is None or stream.codec_context is None:
             self.close()
-            raise VideoError("no video stream" if stream is None else "no decoder for its codec")
+            only = "no video stream" if best is None else "no video stream but a cover picture"
+            raise VideoError(only if stream is None else "no decoder for its codec")
         self._stream = stream
         self._context: Any = stream.codec_context
         self._context.thread_count = self._threads
@@ -148,11 +169,13 @@ class PyAVVideo(Video):
     def _index(self) -> None:
         """Read all packets without decoding them."""
         packets: list[tuple[Any, bool, bool]] = []
+        lasting: dict[Any, int] = {}  # time: how long it is shown, in ticks
         for packet in self._container.demux(self._stream):
             if packet.is_corrupt:
                 raise VideoError(f"packet {len(packets)} is incomplete: the file was cut short")
             if packet.size:  # the last one only flushes
                 packets.append((packet.pts, packet.is_keyframe, packet.is_discard))
+                lasting[packet.pts] = packet.duration or 0
         self._times = [pts for pts, _, _ in packets]  # in file order
         self._keys = np.array([n for n, packet in enumerate(packets) if packet[1]], dtype=np.int64)
         self._places = {time: place for place, time in enumerate(self._times)}
@@ -172,7 +195,10 @@ class PyAVVideo(Video):
         self.num_frames = len(shown)
         if not shown:
             raise VideoError("no frames")
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        nominal = self._stream.average_rate, self._stream.guessed_rate, self._stream.base_rate
+        times = [] if self._counted else [self._times[place] for place in shown]
+        last = lasting[times[-1]] if times else 0
+        self.fps = frame_rate(times, self._stream.time_base or Fraction(1), last, nominal)
         self._width, self._height = self._context.width, self._context.height
 
     def _decode(self, wanted: list[int]) -> Tensor:
@@ -270,4 +296,13 @@ class PyAVVideo(Video):
     def _rgb(self, frame: Any) -> np.ndarray:
         size = self._width, self._height
         picture = self._reformatter.reformat(frame, *size, "rgb24", **self._scaling).to_ndarray()
-        return np.rot90(picture, frame.rotation // 90 % 4)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        self._orientation = read_matrix(bytes(matrix)) if matrix is not None else UPRIGHT
+        return self._orientation.apply(picture)
+
+
+def _is_picture(stream: Any) -> bool:
+    """Whether it is a cover or a thumbnail, which containers keep as a stream."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))

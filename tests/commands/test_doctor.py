@@ -1,14 +1,27 @@
 """``doctor``: what works here, and whether a recipe can run."""
 
 import importlib
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
+import recipes
+from datamodules.base import LabelledData
+from datamodules.moving_digits import write_moving_digits
 from tome_lightning.checkup import Finding, Status, check_machine, machine, tell
 from tome_lightning.checkup.findings import survive
 from tome_lightning.commands.doctor import doctor, main
+
+from ..datamodules import audio_tree
+from ..datamodules.videos import write_clip
+
+BY_HAND = ("kinetics_vitl_videomae", "audioset20k_vitb", "audioset2m_vitb")  # no link to weights
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +116,87 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def write_pictures(root: Path) -> None:
+    """ImageNet's thousand folders, a link to one picture in each."""
+    root.mkdir()
+    Image.effect_noise((40, 32), 50).convert("RGB").save(root / "one.jpg")
+    for split in ("train", "val"):
+        for number in range(1000):
+            folder = root / split / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            os.link(root / "one.jpg", folder / "one.jpg")
+
+
+def write_videos(root: Path) -> None:
+    for split in ("train", "val"):
+        for number in (0, 399):
+            write_clip(root / split / f"{number}.mp4", frames=12)
+        (root / f"{split}.csv").write_text(f"{split}/0.mp4 0\n{split}/399.mp4 399\n")
+
+
+def write_sounds(root: Path) -> None:
+    audio_tree.write_tree(root, {"train": 6, "eval": 6})
+    others = {f"/m/{number}": str(number) for number in range(527 - len(audio_tree.CLASSES))}
+    audio_tree.write_classes(root, audio_tree.CLASSES | others)
+    shutil.copy(root / "train.json", root / "train_all.json")
+
+
+def write_digits(root: Path) -> None:
+    write_moving_digits(root, {"train": 1, "val": 1})
+
+
+WRITERS = {
+    "imagenet": write_pictures,
+    "kinetics": write_videos,
+    "audioset": write_sounds,
+    "quickstart_video": write_digits,
+}
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Options that name readable data, made on first use, for a recipe."""
+    base = tmp_path_factory.mktemp("readable")
+
+    def options(recipe: str) -> list[str]:
+        kind = next((kind for kind in WRITERS if recipe.startswith(kind)), None)
+        if kind is None:  # a package ships its data
+            return []
+        if not (base / kind).exists():
+            WRITERS[kind](base / kind)
+        return [f"--data.root={base / kind}"]
+
+    return options
+
+
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("recipe", ["quickstart", "quickstart_audio"])
-def test_a_recipe_that_can_run(recipe: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["--recipe", recipe]) == 0
+@pytest.mark.parametrize("recipe", recipes.names())
+@pytest.mark.filterwarnings("ignore:.*do not fill one batch")
+@pytest.mark.filterwarnings("ignore:.*classes have no clip")
+def test_every_shipped_recipe_can_run_on_readable_data(
+    recipe: str,
+    readable: Callable[[str], list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    prepared: list[torch.Tensor] = []
+    prepare = LabelledData.prepare
+
+    def record(*given: Any) -> torch.Tensor:
+        prepared.append(prepare(*given))
+        return prepared[-1]
+
+    monkeypatch.setattr(LabelledData, "prepare", record)
+    words = [*readable(recipe)]
+    if recipe in BY_HAND:
+        words.append("--model.checkpoint=null")
+    assert main(["--recipe", recipe, *words]) == 0
     told = capsys.readouterr().out
     assert "the first is read" in told
     assert "can run here" in told
     assert not list(Path.cwd().iterdir())
+    assert [x.dtype for x in prepared] == [torch.float32] * 2  # of training and of validation
+    assert all(x.isfinite().all() and x.std() > 0 for x in prepared)
 
 
 @pytest.mark.usefixtures("quick")

@@ -77,6 +77,28 @@ def encode(
     return str(path)
 
 
+def delay(path: str, to: Path, late: float = 0.0, pause: float = 0.0) -> str:
+    """Copy the packets with other times; returns the new path.
+
+    Args:
+        path: File that PyAV wrote, at least one second long.
+        to: File to write.
+        late: Seconds before the first packet.
+        pause: Seconds between those of the first half second and the others.
+    """
+    with av.open(path) as source, av.open(str(to), "w") as target:
+        origin = source.streams.audio[0]
+        stream = target.add_stream_from_template(origin)
+        for packet in source.demux(origin):
+            if packet.size:
+                seconds = late + pause * (packet.pts * packet.time_base >= 0.5)
+                ticks = round(seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                packet.stream = stream
+                target.mux(packet)
+    return str(to)
+
+
 def cut(path: str, share: float) -> str:
     """Cut a file to a share of its bytes; returns the path."""
     content = Path(path).read_bytes()

@@ -26,9 +26,10 @@ from datamodules.audio import (
 )
 from datamodules.errors import DataError
 
-from .sounds import RATE, cut, encode, likeness, pitch, streamed_wav, sweep, tone, write
+from .sounds import RATE, cut, delay, encode, likeness, pitch, streamed_wav, sweep, tone, write
 from .videos import write_clip
 
+DATA = Path(__file__).parents[1] / "data"
 ENCODED = {  # encoder, rate, and samples that a file without edit list or delay header has in front
     "clip.mp3": ("libmp3lame", RATE, 0),
     "clip.m4a": ("aac", RATE, 0),
@@ -180,6 +181,44 @@ def test_a_file_cut_short_is_refused(name, codec, rate, share, tmp_path: Path):
     with pytest.raises(Exception) as raised:  # noqa: PT011
         read_waveform(cut(whole, share))
     assert "\n" not in str(raised.value)
+
+
+LATE = {"late": 3.0}
+PAUSED = {"pause": 3.0}
+STORED_LENGTHS = [("a.m4a", "aac", RATE), ("a.webm", "libopus", 48_000), ("a.mkv", "flac", RATE)]
+
+
+@pytest.mark.parametrize("delays", [LATE, PAUSED, {**LATE, **PAUSED}])
+@pytest.mark.parametrize(("name", "codec", "rate"), STORED_LENGTHS)
+def test_a_late_start_or_a_pause_is_no_cut(name, codec, rate, delays, tmp_path: Path):
+    plain = encode(tmp_path / name, sweep(2.0, rate), codec, rate)
+    delayed = delay(plain, tmp_path / f"delayed-{name}", **delays)
+    whole = read_waveform(plain)
+    for seconds in (None, 1.0, 10.0):  # 10: more than there is, as of a clip shorter than usual
+        wanted = len(whole) if seconds is None else min(len(whole), round(seconds * RATE))
+        # 100 ms: a codec's delay may be heard or not once packets have other times
+        assert abs(len(read_waveform(delayed, seconds)) - wanted) <= RATE / 10
+    late = delays.get("late", 0)
+    if late and not name.endswith("m4a"):  # which keeps the length of the sound
+        assert probe(delayed).seconds == pytest.approx(2.0 + delays.get("pause", 0), abs=0.1)
+
+
+@pytest.mark.parametrize("delays", [LATE, PAUSED])
+@pytest.mark.parametrize(("name", "codec", "rate"), STORED_LENGTHS[1:])
+def test_after_a_late_start_or_a_pause_a_cut_is_still_seen(
+    name, codec, rate, delays, tmp_path: Path
+):
+    plain = encode(tmp_path / name, sweep(4.0, rate), codec, rate)
+    delayed = delay(plain, tmp_path / f"delayed-{name}", **delays)
+    assert len(read_waveform(cut(delayed, 0.8), 1.0)) == RATE
+    with pytest.raises(AudioError, match="cut short"):
+        read_waveform(delayed)
+
+
+def test_a_recording_that_starts_late_is_read():
+    wave = read_waveform(str(DATA / "late_start.webm"), 10.0)  # 4 s of sound, from 3 s on
+    assert len(wave) == 4 * RATE
+    assert wave.abs().max() > 0.01
 
 
 def test_an_index_in_front_does_not_hide_that_the_rest_is_missing(tmp_path: Path):

@@ -5,9 +5,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
+import torch
 
-from .decoders import LIMIT, clip, every_decoder, read
+from datamodules import decoding
+from datamodules.decoding import VideoError, _OtherVideo, open_video
+
+from .decoders import LIMIT, clip, every_decoder, numbers, read
 from .videos import write_clip, write_sound
 
 
@@ -102,3 +107,82 @@ def test_200_damaged_copies_neither_hang_nor_crash(name: str, decoder: str, tmp_
     assert abandoned == 0
     assert ends["frames"] + ends["error"] == 200
     assert min(ends.values()) >= 5, ends  # the damage is neither too light nor too heavy
+
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@every_decoder
+def test_a_cover_picture_is_no_video(decoder: str) -> None:
+    with pytest.raises(VideoError, match="no video stream but a cover picture"):
+        read(str(DATA / "audiocover.mp4"), decoder)
+
+
+@pytest.fixture(scope="module", params=["sound", "video"])
+def covered(request, tmp_path_factory) -> tuple[str, str]:
+    """A Matroska file with a cover, and what else is in it."""
+    sound = request.param == "sound"
+    source, kind = (DATA / "audiocover.mp4", "audio") if sound else (clip("b-frames")[0], "video")
+    path = tmp_path_factory.mktemp("covered") / "covered.mkv"
+    with av.open(str(DATA / "audiocover.mp4")) as pictures:
+        jpeg = bytes(next(pictures.demux(pictures.streams.video[0])))
+    with av.open(str(source)) as origin, av.open(str(path), "w") as target:
+        if not hasattr(target, "add_attachment"):
+            pytest.skip("this PyAV cannot write a cover")
+        stream = target.add_stream_from_template(origin.streams.best(kind))
+        target.add_attachment("cover.jpg", "image/jpeg", jpeg)
+        for packet in origin.demux(origin.streams.best(kind)):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    return str(path), request.param
+
+
+@every_decoder
+def test_an_attached_cover_neither_is_nor_hides_a_video(covered, decoder: str) -> None:
+    path, beside = covered
+    if beside == "video":
+        assert numbers(read(path, decoder, [5, 47])) == [5, 47]
+        return
+    with pytest.raises(VideoError, match="no video stream but a cover picture"):
+        read(path, decoder)
+
+
+@every_decoder
+@pytest.mark.parametrize("width", [8, 16, 24, 48, 72])
+def test_pyav_reads_what_another_fails_to_decode(width: int, decoder: str, tmp_path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", size=(48, width), frames=12)
+    with open_video(str(path), decoder) as video:
+        assert torch.equal(video.frames([9, 3]), read(str(path), "pyav", [9, 3]))
+        assert video.size == (48, width)
+        with pytest.raises(IndexError):
+            video.frames([12])
+
+
+@every_decoder
+def test_a_small_phone_video_is_read(decoder: str) -> None:
+    assert read(str(DATA / "h264_72x72.mp4"), decoder).shape == (12, 72, 72, 3)
+
+
+def test_pyav_stands_in_for_the_rest_of_a_video(monkeypatch) -> None:
+    class Failing(_OtherVideo):
+        """Reads its first frames and no others."""
+
+        num_frames = 48
+
+        def __init__(self, path: str, threads: int, fps: float) -> None:
+            super().__init__(path, threads, fps)
+            self.asked: list[list[int]] = []
+
+        def _read(self, wanted: list[int]) -> torch.Tensor:
+            self.asked.append(wanted)
+            if wanted[-1] > 9:
+                raise RuntimeError("cannot decode")
+            return read(self._path, "pyav", wanted)
+
+    monkeypatch.setattr(decoding, "TorchCodecVideo", Failing)
+    with open_video(clip("b-frames")[0], "torchcodec") as video:
+        for indices in ([2, 5], [9, 10], [3]):
+            assert numbers(video.frames(indices)) == indices
+        assert isinstance(video, Failing)
+        assert video.asked == [[2, 5], [9, 10]]

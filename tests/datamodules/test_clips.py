@@ -76,6 +76,25 @@ def test_test_clips_of_videomae_start_where_published() -> None:
 def test_crops_start_where_published() -> None:
     assert crop_starts(398, 224, 3) == [0, 87, 174]
     assert crop_starts(398, 224, 1) == [87]
+    assert crop_starts(299, 224, 3) == [0, 37, 75]  # VideoMAE rounds down
+
+
+def test_crops_of_mae_st_are_rounded_up() -> None:
+    assert crop_starts(299, 224, 3, up=True) == [0, 38, 75]
+    assert crop_starts(299, 224, 1, up=True) == [38]
+    assert crop_starts(398, 224, 3, up=True) == [0, 87, 174]
+    assert crop_starts(11, 1, 5, up=True) == [0, 3, 5, 8, 10]
+    assert {name: kind.rounds_up for name, kind in SAMPLINGS.items()} == {
+        "mae_st": True,
+        "videomae": False,
+    }
+
+
+def test_a_single_test_crop_of_mae_st_is_cut_from_256_pixels() -> None:
+    mae_st, videomae = SAMPLINGS["mae_st"](), SAMPLINGS["videomae"]()
+    assert [mae_st.short_side(224, crops) for crops in (1, 2, 3)] == [256, 224, 224]
+    assert mae_st.short_side(320, 1) == 365
+    assert [videomae.short_side(224, crops) for crops in (1, 3)] == [224, 224]
 
 
 @pytest.mark.parametrize("size", [1, 7, 224])

@@ -17,7 +17,9 @@ from torch import Tensor
 from datamodules import DataError, Kinetics400
 from datamodules.class_names import check_labels, kinetics400, match_folders, plain
 from datamodules.clips import SAMPLINGS
+from datamodules.decoding import open_video
 from datamodules.filelist import FileList
+from datamodules.video_transforms import resize
 
 from .videos import read_number, write_clip
 
@@ -248,6 +250,33 @@ def test_test_views_are_clips_times_crops_in_the_published_order(sampling, make_
     assert [numbers(view) for view in x[0]] == [expected[v // 2] for v in range(6)]
     assert data.describe("test", 7) == "7 videos x 3 clips x 2 crops"
     assert data.describe("val", 7) == "7 videos x 1 clips x 1 crops"
+
+
+@pytest.mark.filterwarnings("ignore:.*classes have no video")
+@pytest.mark.parametrize(
+    ("sampling", "crops", "split", "resized", "start"),
+    [  # 64x84 becomes 49x64 or 56x73: 49 is 7.5 from the end of 64, 3.5 from that of 56
+        ("mae_st", 3, "test", 49, (0, 8)),
+        ("mae_st", 1, "test", 56, (4, 12)),
+        ("mae_st", 3, "val", 49, (0, 8)),
+        ("videomae", 3, "test", 49, (0, 7)),
+        ("videomae", 1, "test", 49, (0, 7)),
+    ],
+)
+def test_the_middle_crop_is_that_of_the_sampling(
+    sampling, crops, split, resized, start, make_videos
+) -> None:
+    root = make_videos(val=0)
+    wide = write_clip(root / "val/abseiling/0.mp4", size=(64, 84))
+    data = open_videos(root, "test", test_clips=1, test_crops=crops, sampling=sampling, size=49)
+    data.setup("validate")
+    view = data.samples(split)[0][0][crops // 2 if split == "test" else 0]
+    with open_video(str(wide), "pyav") as video:
+        frames = video.frames(data.sampling.test(48, 30.0, 1)[0].tolist())
+    whole = resize(frames.permute(3, 0, 1, 2), [resized])
+    (y, x), (mean, std) = start, (0.45 * 255, 0.225 * 255)
+    expected = (whole[..., y : y + 49, x : x + 49] - mean) / std
+    torch.testing.assert_close(view, expected, rtol=0, atol=0.1)  # decoders' colours, 3 of 255
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])

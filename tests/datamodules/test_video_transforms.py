@@ -234,6 +234,21 @@ def test_spatial_crops_go_along_the_long_side(portrait: bool) -> None:
     assert torch.equal(centre, views[1:2])
 
 
+@pytest.mark.parametrize("portrait", [False, True])
+def test_a_crop_from_larger_frames_lies_in_their_middle(portrait: bool) -> None:
+    clip = ramp(2, 37, 81)  # 5 and 49 pixels more than a crop
+    if portrait:
+        clip = clip.transpose(1, 2)
+    for up, middle in ((False, (24, 2)), (True, (25, 3))):
+        view = ClipEvalTransform(32, 1, **RAW, short_side=37, rounds_up=up)(clip[None])[0]
+        assert view.shape == (3, 2, 32, 32)
+        assert (view[0, 0, 0, 0], view[1, 0, 0, 0]) == middle
+        views = ClipEvalTransform(32, 3, **RAW, short_side=37, rounds_up=up)(clip[None])
+        assert views[:, 0, 0, 0, 0].tolist() == [0, middle[0], 49]
+        assert views[:, 1, 0, 0, 0].tolist() == [middle[1]] * 3
+        assert torch.equal(views[1], view)
+
+
 def test_views_count_crops_faster_than_clips() -> None:
     clips = torch.arange(0, 40, 10, dtype=torch.uint8).view(4, 1, 1, 1, 1).expand(4, 2, 8, 20, 3)
     views = ClipEvalTransform(8, 3, **RAW)(clips)
@@ -290,6 +305,8 @@ def test_a_training_setting_without_meaning_is_one_clear_line(
 def test_an_evaluation_setting_without_meaning_is_one_clear_line() -> None:
     with pytest.raises(DataError, match="crops must be 1 or more, got 0"):
         ClipEvalTransform(32, 0, MEAN, STD)
+    with pytest.raises(DataError, match=r"short_side.*31"):
+        ClipEvalTransform(32, 1, MEAN, STD, short_side=31)
     with pytest.raises(DataError, match="mean must be 1 or 3 numbers"):
         ClipEvalTransform(32, 1, (), ())
     with pytest.raises(DataError, match="std must be 3 numbers"):

@@ -7,10 +7,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tome_lightning.checkup.findings import Finding, broken, ok, survive, warning
 from tome_lightning.checkup.machine import AUDIO, VIDEO
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.base import LabelledData
 
 
 def check_recipe(words: Sequence[str]) -> tuple[list[Finding], str]:
@@ -69,6 +74,11 @@ def _plan(words: list[str]) -> Any:
     import torch
 
     from tome_lightning.cli import ToMeCLI
+    from tome_lightning.finetune import FineTune
+
+    def without_memory(kind: type[FineTune], /, **options: Any) -> FineTune:
+        with torch.device("meta"):  # no memory, no time for a ViT-H
+            return kind(**options)
 
     class Plan(ToMeCLI):
         """All that ``fit`` makes of a command line, but a trainer and a run directory."""
@@ -77,8 +87,9 @@ def _plan(words: list[str]) -> Any:
             pass
 
         def instantiate_classes(self) -> None:
-            with torch.device("meta"):  # no memory, no time for a ViT-H
-                made = self.parser.instantiate(self.config)
+            # the model alone: the data's own tensors have to hold numbers
+            models = [(without_memory, FineTune, False)]
+            made = self.parser.instantiate(self.config, instantiators=models)
             self.trainer_options = self.config[self.subcommand].trainer
             self.datamodule = self._get(made, "data")
             self.model = self._get(made, "model")
@@ -133,7 +144,7 @@ def _weights(plan: Any) -> Iterator[Finding]:
 
 
 def _data(plan: Any) -> Iterator[Finding]:
-    from datamodules.errors import DataError
+    from datamodules.base import DataError, LabelledData
     from tome_lightning.tasks import TaskError
 
     data, module = plan.datamodule, plan.model
@@ -147,17 +158,25 @@ def _data(plan: Any) -> Iterator[Finding]:
             words = f"samples are {shape}, the model reads {module.input.shape}"
             yield broken("data", words, "set model.input and data to the same values")
             return
-        if not hasattr(data, "samples"):
+        if not isinstance(data, LabelledData):
             yield ok("data", f"{type(data).__name__} is set up")
             return
         counts = ", ".join(f"{split} {len(data.samples(split)):,}" for split in ("train", "val"))
-        first = tuple(data.samples("val")[0][0].shape)
+        first = {split: _first_batch(data, split) for split in ("train", "val")}
+        shape = tuple(first["val"].shape[1:])
     except (DataError, TaskError) as error:
         yield broken(
             "data", str(error), "name the data with --data.root DIR; see recipes show NAME"
         )
         return
-    yield ok("data", f"{type(data).__name__}: {counts} samples; the first is read: {first}")
+    yield ok("data", f"{type(data).__name__}: {counts} samples; the first is read: {shape}")
+
+
+def _first_batch(data: LabelledData, split: str) -> Tensor:
+    """The first sample alone in a batch, as the model would be given it."""
+    loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+    x, _, ids = loader.collate_fn([data.samples(split)[0]])
+    return data.prepare(x, ids if split == "train" else None)
 
 
 def _trainer(plan: Any) -> Iterator[Finding]:

@@ -135,7 +135,8 @@ def _clip(path: Path, loaded: LoadedModel) -> Tensor:
     sampling = kind(loaded.input.frames, int(loaded.data.get("rate") or 4))
     decoding = Decoding(choose_decoder(loaded.data.get("decoder")), timeout=DECODE_SECONDS)
     clips = EvalClipReader(decoding, sampling, 1)(str(path))
-    return ClipEvalTransform(loaded.input.size, 1, loaded.mean, loaded.std)(clips)[0]
+    size, up = loaded.input.size, sampling.rounds_up
+    return ClipEvalTransform(size, 1, loaded.mean, loaded.std, rounds_up=up)(clips)[0]
 
 
 def _refuse_still(path: Path) -> None:
