@@ -177,7 +177,8 @@ def _of_run(path: Path) -> LoadedModel:
         raise UsageError(f"{path} holds weights alone, which several models could take. {_WHICH}")
     ours = saved.get("tome_lightning", {})
     try:
-        trusted_model(saved["hyper_parameters"])  # before Lightning takes them as they are
+        # before Lightning takes them as they are:
+        trusted_model(saved["hyper_parameters"], len(saved["state_dict"]))
         data = trusted_data(ours.get("data"), made=False).config
     except Untrusted as error:
         raise UsageError(f"{path} cannot be loaded: it is refused: {error}.") from error

@@ -158,7 +158,8 @@ def checkpoint_config(
     if others and verb == "fit":
         rank_zero_warn(f"{path} was written by other versions, results may differ: {others}")
     try:
-        model, data = trusted_model(saved["hyper_parameters"]), trusted_data(ours.get("data"))
+        model = trusted_model(saved["hyper_parameters"], len(saved["state_dict"]))
+        data = trusted_data(ours.get("data"))
         run = trusted_run(ours) if verb == "fit" else Taken({}, [], {})
     except Untrusted as error:
         raise UsageError(f"{option} {path} is refused: {error}.") from error

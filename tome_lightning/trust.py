@@ -181,8 +181,12 @@ def recipe_name(ours: Mapping[str, Any]) -> str | None:
     return name if fits(name, str) and RECIPE_NAME.fullmatch(name) else None
 
 
-def trusted_model(given: Mapping[str, Any]) -> Taken:
+def trusted_model(given: Mapping[str, Any], tensors: int) -> Taken:
     """A run's hyper-parameters, with their classes by the names that the parser and FineTune know.
+
+    Args:
+        given: As a checkpoint has them.
+        tensors: In its state dict: a block has several.
 
     Raises:
         Untrusted: For what is no hyper-parameter, or of another type.
@@ -195,6 +199,9 @@ def trusted_model(given: Mapping[str, Any]) -> Taken:
     vit = _hints(VisionTransformer)
     if isinstance(given.get("vit"), dict):
         _refuse(_faults(given["vit"], vit, "model.vit."))
+        depth = given["vit"].get("depth", 0)
+        if depth > tensors:
+            raise Untrusted(f"its model.vit.depth is {depth}, and it has {tensors} tensors")
     _refuse(_faults(given, {**hints, "vit": dict[str, object] | None}, "model."))
     config, foreign = dict(given), []
     for name, classes in (("input", INPUTS), ("task", TASKS)):

@@ -52,6 +52,7 @@ BOMBS = {
     "shared lists elsewhere": lambda saved: saved.update(notes=shared()),
     "a dictionary that holds itself": ours("data", itself()),
     "hyper-parameters that hold themselves": model(vit=itself()),
+    "a model of a billion blocks": model(vit={"depth": 10**9, "embed_dim": 24, "num_heads": 2}),
     "a pickle of many megabytes": lambda saved: saved.update(notes=[f"{i:090}" for i in range(10**5)]),
 }  # fmt: skip
 
