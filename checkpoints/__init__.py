@@ -13,6 +13,7 @@ from .loading import load
 from .positions import interpolate_positions
 from .reading import state_dict_of
 from .report import LoadReport
+from .sets import Which
 from .sources import SOURCES, Source
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Identity",
     "LoadReport",
     "Source",
+    "Which",
     "identify",
     "inflate",
     "interpolate_positions",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from . import timm_hub
 from .errors import CheckpointError
-from .layout import Positions, bare, encoder_size, positions_of, tubelet_of
+from .layout import Positions, encoder_size, positions_of, tubelet_of
 from .opening import Opened, open_checkpoint
+from .sets import Which
 from .sources import SOURCES, Source, weights_dir
 
 
@@ -32,8 +33,8 @@ class Identity:
     tubelet: int | None = None
 
 
-def identify(name_or_path: str | Path) -> Identity:
-    """Look at a checkpoint: a file, a name in `SOURCES` or a timm name.
+def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity:
+    """Look at a checkpoint: a file, a name in `SOURCES` or a timm name; `weights` as for `load`.
 
     Nothing is downloaded: a name whose file is not on this machine is answered from what is
     known of it. Raises CheckpointError as `load` does for what cannot be read or is no ViT.
@@ -41,26 +42,26 @@ def identify(name_or_path: str | Path) -> Identity:
     if isinstance(name_or_path, str) and not Path(name_or_path).expanduser().is_file():
         if source := SOURCES.get(name_or_path):
             kept = weights_dir() / source.file
-            return identify(kept) if kept.is_file() else _of_source(source)
+            return identify(kept, weights) if kept.is_file() else _of_source(source)
         if timm_hub.is_timm_name(name_or_path):
             return _of_timm(name_or_path)
-    opened = open_checkpoint(name_or_path)
-    weights = {bare(name): value for name, value in opened.weights.items()}
+    opened = open_checkpoint(name_or_path, weights)
+    found = opened.weights
     try:
-        size = encoder_size(weights)
+        size = encoder_size(found)
     except CheckpointError as error:
         raise CheckpointError(f"cannot identify {opened.source}: {error}") from None
-    head = weights.get("head.weight", weights.get("head.projection.weight"))
+    head = found.get("head.weight", found.get("head.projection.weight"))
     return Identity(
         family=opened.family,
         kind=opened.kind,
         num_classes=None if head is None else head.shape[0],
         depth=size.depth,
         width=size.width,
-        class_token="cls_token" in weights,
+        class_token="cls_token" in found,
         pooling=_pooling(opened),
-        positions=positions_of(weights),
-        tubelet=tubelet_of(weights),
+        positions=positions_of(found),
+        tubelet=tubelet_of(found),
     )
 
 

@@ -416,6 +416,22 @@ def test_evaluating_a_fine_tuned_file_keeps_its_head(tmp_path: Path, stage: str)
     assert_equal(weights(module), torch.load(path, weights_only=True))
 
 
+@pytest.mark.parametrize(("which", "taken"), [(None, "live"), ("live", "live"), ("ema", "ema")])
+def test_of_live_weights_and_averages_an_option_chooses(
+    tmp_path: Path, which: str | None, taken: str
+) -> None:
+    path = tuned_file(tmp_path)
+    live = torch.load(path, weights_only=True)
+    sets = {"live": live, "ema": {name: value + 1 for name, value in live.items()}}
+    torch.save({"state_dict": sets["live"], "state_dict_ema": sets["ema"]}, path)
+    module = tiny(checkpoint=str(path), weights=which)
+    trainer(tmp_path).validate(module, datamodule=Toy())
+    assert_equal(weights(module), sets[taken])
+    assert module.load_report is not None
+    assert module.load_report.taken == taken
+    assert module.hparams["weights"] == which
+
+
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_evaluating_an_encoder_is_refused_every_time(tmp_path: Path, stage: str) -> None:
     module, data = tiny(checkpoint=str(encoder_file(tmp_path))), Toy()

@@ -60,6 +60,8 @@ class FineTune(LightningModule):
             ``vit_base_patch16_224.mae``, or a file; ``null`` starts from random weights.
         inflate: Whether the checkpoint is of an image model whose weights a video model takes over,
             spread over time.
+        weights: Which set of a checkpoint that holds two: ``live``, or ``ema``, their average over
+            training (or its teacher). Without a value the live ones, of a run of ours its averages.
         r: Tokens merged per block: a number, a list, ``{r: 16, inflection: -1.0}`` or
             ``{keep: 0.9}``. 0 is the dense model.
         prop_attn: Whether attention counts merged tokens by their size; without a value the
@@ -91,6 +93,7 @@ class FineTune(LightningModule):
         vit: dict[str, Any] | None = None,
         checkpoint: str | None = None,
         inflate: bool = False,
+        weights: Literal["live", "ema"] | None = None,
         r: int | list[int] | dict[str, int | float] = 0,
         prop_attn: bool | None = None,
         base_lr: float = 1e-3,
@@ -112,6 +115,7 @@ class FineTune(LightningModule):
         self.task = _rebuild(task, Task)
         self.checkpoint = checkpoint
         self.inflate = inflate
+        self.weights = weights
         self.base_lr = base_lr
         self.lr = lr
         self.min_lr = min_lr
@@ -135,7 +139,7 @@ class FineTune(LightningModule):
         family, pooling = "mae", None
         unpooled = self.input.chooses_pool and "global_pool" not in vit
         if checkpoint is not None and (prop_attn is None or unpooled):
-            identity = checkpoints.identify(checkpoint)
+            identity = checkpoints.identify(checkpoint, weights)
             family, pooling = identity.family, identity.pooling
         if prop_attn is None:
             prop_attn = checkpoints.PROP_ATTN[family]
@@ -176,6 +180,7 @@ class FineTune(LightningModule):
                 "vit": vit,
                 "checkpoint": checkpoint,
                 "inflate": inflate,
+                "weights": weights,
                 "r": r,
                 "prop_attn": prop_attn,
                 "base_lr": base_lr,
@@ -371,8 +376,9 @@ class FineTune(LightningModule):
             return
         if self.checkpoint is not None:
             report = checkpoints.load(
-                self.vit, self.checkpoint, head=stage != "fit", inflate=self.inflate
-            )
+                self.vit, self.checkpoint, head=stage != "fit", inflate=self.inflate,
+                weights=self.weights,
+            )  # fmt: skip
             rank_zero_info(str(report))
             if stage != "fit" and any(name.startswith("head") for name in report.new):
                 raise FineTuneError(
