@@ -11,6 +11,7 @@ from .identity import Identity, identify
 from .inflation import inflate
 from .loading import load
 from .positions import interpolate_positions
+from .preprocessing import Preprocessing
 from .reading import state_dict_of
 from .report import LoadReport
 from .sets import Which
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "Identity",
     "LoadReport",
+    "Preprocessing",
     "Source",
     "Which",
     "identify",

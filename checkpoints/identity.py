@@ -1,12 +1,13 @@
 """What a checkpoint is, without building a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import timm_hub
 from .errors import CheckpointError
 from .layout import Positions, encoder_size, positions_of, tubelet_of
 from .opening import Opened, open_checkpoint
+from .preprocessing import Preprocessing, of_family, of_timm
 from .sets import Which
 from .sources import SOURCES, Source, weights_dir
 
@@ -19,7 +20,8 @@ class Identity:
     without a head; `pooling` is timm's `global_pool` ("avg" or "token") that a fine-tuned file
     was trained with and that the video families ask for, None where the file leaves the choice
     (then see `POOLING`). Of video, `positions` is "separable", "joint" or "sinusoid" and
-    `tubelet` the frames under one patch; both are None for images and sound.
+    `tubelet` the frames under one patch; both are None for images and sound. `preprocessing` is what is
+    known of the samples that the weights want.
     """
 
     family: str
@@ -31,6 +33,7 @@ class Identity:
     pooling: str | None
     positions: Positions | None = None
     tubelet: int | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing, compare=False)
 
 
 def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity:
@@ -62,6 +65,7 @@ def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity
         pooling=_pooling(opened),
         positions=positions_of(found),
         tubelet=tubelet_of(found),
+        preprocessing=opened.preprocessing,
     )
 
 
@@ -86,6 +90,7 @@ def _of_source(source: Source) -> Identity:
         pooling=source.pooling,
         positions=source.positions,
         tubelet=source.tubelet,
+        preprocessing=of_family(source.family, source.kind == "fine-tuned"),
     )
 
 
@@ -101,4 +106,5 @@ def _of_timm(name: str) -> Identity:
         width=vit.embed_dim,
         class_token=vit.cls_token is not None,
         pooling=pooling,
+        preprocessing=of_timm(name, tuned),
     )

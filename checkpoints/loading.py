@@ -79,6 +79,7 @@ def load(
         notes=fit.notes,
         taken=opened.taken,
         held=opened.held,
+        preprocessing=opened.preprocessing,
     )
 
 

@@ -12,6 +12,7 @@ from . import audiomae, timm_hub, timm_vit
 from .errors import CheckpointError
 from .families import PROP_ATTN, Layout, layout_of
 from .layout import in_head, some
+from .preprocessing import Preprocessing, of_family, of_ours, of_timm, size_of
 from .reading import read
 from .sets import Which
 from .sources import SOURCES, fetch
@@ -37,6 +38,7 @@ class Opened:
     taken: Which = "live"
     held: Mapping[Which, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @property
     def kind(self) -> str:
@@ -60,7 +62,10 @@ def open_checkpoint(name_or_path: str | Path, which: Which | None = None) -> Ope
                     f"{name} is one set of weights, which timm publishes: leave weights=ema out"
                 )
             weights = timm_hub.weights_of(name)
-            return Opened(name, weights, layout_of(weights), timm_hub.family_of(name))
+            return Opened(
+                name, weights, layout_of(weights), timm_hub.family_of(name),
+                preprocessing=of_timm(name, tuned="head.weight" in weights),
+            )  # fmt: skip
         elif not path.exists() and not looks_like_path(name):
             raise unknown_name(name)
     content = read(path, which)
@@ -82,9 +87,14 @@ def open_checkpoint(name_or_path: str | Path, which: Which | None = None) -> Ope
         family = audiomae.NAME
     if content.averaged:
         name += " (averaged weights)"
+    if content.data is not None:
+        known = of_ours(content.data)
+    else:
+        size = None if spectrogram else size_of(weights)
+        known = of_family(family, tuned=any(map(in_head, weights)), size=size)
     return Opened(
         name, weights, layout, family, spectrogram, mel_grid,
-        content.taken, content.held, content.beside,
+        content.taken, content.held, content.beside, known,
     )  # fmt: skip
 
 

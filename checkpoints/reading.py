@@ -44,6 +44,7 @@ class Checkpoint(NamedTuple):
     taken: Which = "live"  # "ema": the weights are an average over training
     held: Mapping[Which, str] = MappingProxyType({})  # each set of weights, as the file calls it
     beside: tuple[str, ...] = ()  # names of the file that belong to no ViT
+    data: Mapping[str, object] | None = None  # of ours: what it notes of its data
 
     @property
     def averaged(self) -> bool:
@@ -93,7 +94,9 @@ def read(path: pathlib.Path, which: Which | None = None) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be used: {error}") from None
     held = {kind: one[0].where for kind, one in sets.items()}
     mel_grid = _mel_grid(content)
-    return Checkpoint(found.weights, _family(content), mel_grid, taken, held, found.beside)
+    return Checkpoint(
+        found.weights, _family(content), mel_grid, taken, held, found.beside, _data(content)
+    )
 
 
 def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
@@ -156,6 +159,16 @@ def _family(content: Mapping[str, object]) -> str | None:
     ours = content.get("tome_lightning")
     family = ours.get("family") if isinstance(ours, Mapping) else None
     return family if isinstance(family, str) else None
+
+
+def _data(content: Mapping[str, object]) -> Mapping[str, object] | None:
+    """Of a run's checkpoint the options of its data module; an export notes mean and std itself."""
+    ours = content.get("tome_lightning")
+    if not isinstance(ours, Mapping):
+        return None
+    data = ours.get("data")
+    given = data.get("init_args") if isinstance(data, Mapping) else ours
+    return given if isinstance(given, Mapping) else {}
 
 
 def _mel_grid(content: Mapping[str, object]) -> tuple[int, int] | None:

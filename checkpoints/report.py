@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .layout import some
+from .preprocessing import Preprocessing
 from .sets import WORDS, Which
 
 
@@ -16,7 +17,8 @@ class LoadReport:
     model's own value stays) are names of the model's state dict: disjoint, together all of them.
     `notes` says of each reshaped name what was done. `dropped` are names of the file (as converted
     to timm's) that were not used. `held` are the sets of weights in the file (live and averaged) and
-    how it calls them, `taken` the one this is. Prints as a short table.
+    how it calls them, `taken` the one this is; `preprocessing` is what is known of the samples that the
+    weights want. Prints as a short table.
     """
 
     source: str
@@ -29,6 +31,7 @@ class LoadReport:
     notes: Mapping[str, str] = field(default_factory=dict)
     taken: Which = "live"
     held: Mapping[Which, str] = field(default_factory=dict)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @property
     def brief(self) -> str:

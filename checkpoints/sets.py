@@ -76,7 +76,7 @@ def choose(sets: Sets, which: Which | None) -> tuple[Which, WeightSet]:
             f"it has no {WORDS[which]} (weights={which}), only {WORDS[here]}{where}: "
             f"set --model.weights {here}, or leave it out"
         )
-    taken: Which = which or next(iter(sets))
+    taken = next(iter(sets)) if which is None else which
     return taken, _first(sets[taken])
 
 

@@ -26,6 +26,7 @@ from tome_lightning.compiling import OneShape, compile_model, equal_parts
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
+from tome_lightning.preprocessing import difference
 from tome_lightning.progress import (
     PendingValidation,
     Progress,
@@ -387,6 +388,9 @@ class FineTune(LightningModule):
                     "file (--model.checkpoint) or a run's checkpoint (--ckpt_path)."
                 )
             self.load_report = report
+            data = getattr(self.trainer, "datamodule", None)
+            if told := difference(report.source, report.preprocessing, data):
+                rank_zero_info(told)
             self._warn_of_frozen_positions(report.notes.get("pos_embed", ""))
         elif self.frozen == "positions":
             rank_zero_warn(

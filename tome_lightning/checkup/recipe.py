@@ -101,6 +101,7 @@ def _weights(plan: Any) -> Iterator[Finding]:
     import checkpoints
     from checkpoints import SOURCES
     from checkpoints.sources import weights_dir
+    from tome_lightning.preprocessing import difference
 
     name, vit = plan.model.checkpoint, plan.model.vit
     if name is None:
@@ -121,6 +122,8 @@ def _weights(plan: Any) -> Iterator[Finding]:
     except checkpoints.CheckpointError as error:
         yield broken("weights", str(error), "name another with --model.checkpoint")
         return
+    if told := difference(name, identity.preprocessing, plan.datamodule):
+        yield warning("weights", told, "the named options, unless the difference is meant")
     size, ours = (identity.depth, identity.width), (len(vit.blocks), vit.embed_dim)
     if size != ours:
         words = f"{name} has {size[0]} blocks of {size[1]}, the model {ours[0]} of {ours[1]}"
