@@ -149,7 +149,8 @@ class FineTune(LightningModule):
         self.model = patch(
             self.input.build(num_classes=self.task.num_classes, **vit), r=r, prop_attn=prop_attn
         )
-        self.check_r(r)
+        if not self.vit.dynamic_img_size:  # else r depends on the data's size: see follow()
+            self.check_r(r)
         self.model.set_grad_checkpointing(grad_checkpointing)
         self._freeze()
         metrics = self.task.metrics()
@@ -206,8 +207,28 @@ class FineTune(LightningModule):
         """The stock timm model: its ``state_dict()`` loads strictly into a fresh one."""
         return self.model.vit
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: the input's, or of a model with ``dynamic_img_size`` the data's."""
+        return (self.input.shape[0], *self.model.img_size)
+
+    def follow(self, data: Any) -> None:
+        """Take over the size of a data module's samples, where the model takes any.
+
+        Tokens, multiply-accumulates and what r is held against are then those of that size.
+
+        Raises:
+            FineTuneError: The data's samples are none that the model reads.
+            PlanError: r asks a block for more than half of all patch tokens.
+        """
+        shape = getattr(data, "sample_shape", None)
+        self._check_shape(shape)
+        if self.vit.dynamic_img_size:
+            self.model.img_size = self.input.shape[1:] if shape is None else shape[1:]
+            self.check_r(self.model.r)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of samples ``[B, *input.shape]``."""
+        """Logits ``[B, K]`` of samples ``[B, *sample_shape]``."""
         logits: Tensor = self.model(x)
         return logits
 
@@ -302,7 +323,7 @@ class FineTune(LightningModule):
                 self.class_names = list(data.class_names)
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
             self._check_labels(getattr(data, "multi_label", False))
-        self._check_shape(getattr(data, "sample_shape", None))
+        self.follow(data)
         if stage == "fit" and self.keep_effective_batch:
             accumulate_to(self.trainer, self.recipe_batch)
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
@@ -439,7 +460,15 @@ class FineTune(LightningModule):
                 raise FineTuneError(f"model.{name} must be {expected}, got {value}.")
 
     def _check_shape(self, shape: tuple[int, ...] | None) -> None:
-        if shape is None or shape == self.input.shape or self.vit.dynamic_img_size:
+        if shape is None or shape == self.input.shape:
+            return
+        if self.vit.dynamic_img_size and shape[0] == self.input.shape[0]:
+            patch = self.vit.patch_embed.patch_size[-1]
+            if shape[-1] % patch and not self.vit.patch_embed.dynamic_img_pad:
+                raise FineTuneError(
+                    f"data.size {shape[-1]} is no multiple of the model's patches of {patch} pixels. "
+                    "Choose one, or pad with --model.vit.dynamic_img_pad true."
+                )
             return
         raise FineTuneError(
             f"The data gives samples of {'x'.join(map(str, shape))} ({self.input.axes}), the model reads "

@@ -59,6 +59,11 @@ class LoadedModel:
     recipe: str | None = None
     no_head: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: the input's, or of a model with ``dynamic_img_size`` that of its data."""
+        return (self.input.shape[0], *self.model.img_size)
+
 
 def load_model(
     model: str | None = None,
@@ -121,6 +126,9 @@ def load_model(
             "Which model? Give --ckpt FILE (a run's), --model NAME (timm's) or --recipe."
         )
     net = loaded.model
+    size = loaded.data.get("size")
+    if net.vit.dynamic_img_size and isinstance(size, int):
+        net.img_size = (size, size)
     if prop_attn is not None:
         net.prop_attn = prop_attn
     if r is not None:

@@ -90,6 +90,14 @@ def _plan(words: list[str]) -> Any:
 
 
 def _model(plan: Any) -> Iterator[Finding]:
+    from tome_lightning.finetune import FineTuneError
+    from tome_lightning.tome import PlanError
+
+    try:
+        plan.model.follow(plan.datamodule)
+    except (FineTuneError, PlanError) as error:
+        yield broken("model", str(error), "set model and data to values that fit")
+        return
     model = plan.model.model
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     left = model.num_tokens - sum(model.plan())
@@ -145,11 +153,6 @@ def _data(plan: Any) -> Iterator[Finding]:
         data.setup("fit")
         if hasattr(data, "num_classes"):
             module.task.check(data.num_classes, data.batch_size)
-        shape = getattr(data, "sample_shape", None)
-        if shape not in (None, module.input.shape) and not module.vit.dynamic_img_size:
-            words = f"samples are {shape}, the model reads {module.input.shape}"
-            yield broken("data", words, "set model.input and data to the same values")
-            return
         if not hasattr(data, "samples"):
             yield ok("data", f"{type(data).__name__} is set up")
             return

@@ -146,7 +146,7 @@ def export_model(
         if kind == "safetensors":
             write_weights(loaded, about, file)
             return check_weights(loaded, architecture, file)
-        net, shape = loaded.model, loaded.input.shape
+        net, shape = loaded.model, loaded.shape
         if kind == "torch":
             write_program(net, shape, batch_size, about, file)
             return check_program(file, _probes(loaded, batch_size))
@@ -200,7 +200,7 @@ def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | Non
 
 def _probes(loaded: LoadedModel, batch: int | None) -> list[Probe]:
     batches = (batch, batch) if batch else (1, 3)
-    shape = loaded.input.shape
+    shape = loaded.shape
     return [
         draw_probe(loaded.model, shape, size, seed)
         for size, seed in zip(batches, SEEDS, strict=True)

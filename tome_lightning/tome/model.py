@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -78,6 +79,7 @@ class ToMeViT(ViTFacade):
             )
         check_supported(vit)
         self.vit = vit
+        self._img_size: tuple[int, ...] | None = None
         self.r = r
         self.prop_attn = prop_attn
         self.trace_source = trace_source
@@ -100,9 +102,28 @@ class ToMeViT(ViTFacade):
         return int(self.vit.num_prefix_tokens)
 
     @property
+    def img_size(self) -> tuple[int, ...]:
+        """Pixels of a sample (rows and columns, of a clip frames before) that tokens are counted of.
+
+        The model's own size; may be set where the model takes others (``dynamic_img_size``).
+        """
+        return self._img_size or tuple(self.vit.patch_embed.img_size)
+
+    @img_size.setter
+    def img_size(self, value: Sequence[int]) -> None:
+        if not self.vit.dynamic_img_size and tuple(value) != tuple(self.vit.patch_embed.img_size):
+            raise ValueError(
+                f"img_size {tuple(value)} is another than the model's, {self.img_size}, which takes no "
+                "other. Build it with dynamic_img_size=True, or call set_input_size()."
+            )
+        self._img_size = tuple(value)
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens of one image of the model's own size, prefix tokens included."""
-        return int(self.vit.patch_embed.num_patches) + self.num_prefix
+        """Tokens of one sample of ``img_size``, prefix tokens included."""
+        if self._img_size is None:
+            return int(self.vit.patch_embed.num_patches) + self.num_prefix
+        return math.prod(self.vit.patch_embed.dynamic_feat_size(self._img_size)) + self.num_prefix
 
     @property
     def train_tokens(self) -> int:
@@ -117,7 +138,7 @@ class ToMeViT(ViTFacade):
 
         Args:
             num_tokens: Tokens that enter the first block, prefix tokens included; by default those
-                of an image of the model's own size.
+                of a sample of ``img_size``.
         """
         return layer_plan(self.r, self.depth, num_tokens or self.num_tokens, self.num_prefix)
 
