@@ -190,6 +190,17 @@ def test_each_group_gets_the_schedule_times_its_scale_at_every_step(
     assert (len(set(probe.lrs[1])) > 1) == (layer_decay < 1)  # Lightning would drop lr_scale
 
 
+@pytest.mark.parametrize("length", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}], ids=str)
+def test_videomae_s_warm_up_ends_at_the_peak(tmp_path: Path, length: dict[str, int]) -> None:
+    probe = Probe()
+    module = tiny(lr=0.01, min_lr=1e-5, warmup_epochs=1, layer_decay=1.0, lr_schedule="videomae")
+    trainer(tmp_path, probe, accumulate_grad_batches=2, **length).fit(
+        module, datamodule=Toy(batches=5)
+    )
+    cosine = [1e-5 + 0.5 * (0.01 - 1e-5) * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
+    assert [lrs[0] for lrs in probe.lrs] == pytest.approx([0, 0.005, 0.01, *cosine], rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "accumulate", "repeats"), [(8, 1, 1), (8, 4, 1), (4, 2, 1), (4, 2, 3)]
 )

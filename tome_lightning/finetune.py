@@ -25,7 +25,7 @@ from tome_lightning.batches import accumulate_to, continued, effective_batch, fa
 from tome_lightning.compiling import OneShape, compile_model, equal_parts
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
-from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
+from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at, lr_at_step
 from tome_lightning.preprocessing import difference
 from tome_lightning.progress import (
     PendingValidation,
@@ -71,6 +71,8 @@ class FineTune(LightningModule):
         lr: Peak learning rate as it is, instead of ``base_lr``.
         min_lr: Learning rate at the end of the cosine; not scaled by the batch.
         warmup_epochs: Length of the linear warm-up.
+        lr_schedule: ``mae``: the rate of a step is that of the fractional epoch it is taken at;
+            ``videomae``: a table over steps, with the peak at the last step of the warm-up.
         weight_decay: Of matrices; biases, norms, positions and prefix tokens have none.
         layer_decay: Learning rate of each layer relative to the next one; 1 switches it off.
         betas: Of AdamW.
@@ -101,6 +103,7 @@ class FineTune(LightningModule):
         lr: float | None = None,
         min_lr: float = 1e-6,
         warmup_epochs: float = 5,
+        lr_schedule: Literal["mae", "videomae"] = "mae",
         weight_decay: float = 0.05,
         layer_decay: float = 0.75,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -121,6 +124,7 @@ class FineTune(LightningModule):
         self.lr = lr
         self.min_lr = min_lr
         self.warmup_epochs = warmup_epochs
+        self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
         self.betas = betas
@@ -189,6 +193,7 @@ class FineTune(LightningModule):
                 "lr": lr,
                 "min_lr": min_lr,
                 "warmup_epochs": warmup_epochs,
+                "lr_schedule": lr_schedule,
                 "weight_decay": weight_decay,
                 "layer_decay": layer_decay,
                 "betas": list(betas),
@@ -450,6 +455,11 @@ class FineTune(LightningModule):
             "lr": (self.lr, self.lr is None or self.lr > 0, "above 0"),
             "min_lr": (self.min_lr, self.min_lr >= 0, "0 or more"),
             "warmup_epochs": (self.warmup_epochs, self.warmup_epochs >= 0, "0 or more"),
+            "lr_schedule": (
+                self.lr_schedule,
+                self.lr_schedule in ("mae", "videomae"),
+                "mae or videomae",
+            ),
             "weight_decay": (self.weight_decay, self.weight_decay >= 0, "0 or more"),
             "layer_decay": (self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and up to 1"),
             "betas": (self.betas, all(0 <= b < 1 for b in self.betas), "at least 0 and below 1"),
@@ -602,6 +612,8 @@ class FineTune(LightningModule):
         return "\n".join([*lines, line])
 
     def _lr_factor(self, step: int, peak: float) -> float:
+        if self.lr_schedule == "videomae":
+            return self._lr_of_table(step, peak) / peak
         # Step 0 needs no loader: the trainer's estimated_stepping_batches would build one here, and
         # drop the position a resumed loader had.
         epoch = self._epoch(step) if step else 0.0
@@ -615,19 +627,29 @@ class FineTune(LightningModule):
         )
         return lr_at(epoch, peak, self.min_lr, self.warmup_epochs, epochs) / peak
 
+    def _lr_of_table(self, step: int, peak: float) -> float:
+        if not step:  # needs no loader, see _lr_factor
+            return 0.0 if self.warmup_epochs else peak
+        an_epoch = self._steps_per_epoch()
+        epochs = self.trainer.max_epochs or -1
+        steps = epochs * an_epoch if epochs > 0 else self._pending.max_steps(self.trainer)
+        return lr_at_step(step, an_epoch, peak, self.min_lr, self.warmup_epochs, steps)
+
+    def _steps_per_epoch(self) -> int:
+        batches = int(self.trainer.num_training_batches)
+        return -(-batches // self.trainer.accumulate_grad_batches)
+
     def _epoch(self, step: int) -> float:
         batches = int(self.trainer.num_training_batches)
         return epoch_of_step(step, batches, self.trainer.accumulate_grad_batches)
 
     def progress(self) -> float:
         """Share of the optimizer steps of this run that are done, 0 to 1."""
-        batches = int(self.trainer.num_training_batches)
-        steps_per_epoch = -(-batches // self.trainer.accumulate_grad_batches)
         max_steps = self._pending.max_steps(self.trainer)
         limits = [max_steps] if max_steps > 0 else []
         epochs = self.trainer.max_epochs or -1
         if epochs > 0:
-            limits.append(epochs * steps_per_epoch)
+            limits.append(epochs * self._steps_per_epoch())
         return min(1.0, self.trainer.global_step / min(limits)) if limits else 0.0
 
     @property

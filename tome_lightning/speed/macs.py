@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tome_lightning.tome import ToMeViT, token_counts
+from tome_lightning.tome.projection import is_linear
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _embedding(embed: Any, model: ToMeViT) -> int:
 def _merging(attn: Any, r: int, num_tokens: int, num_prefix: int) -> int:
     if not r:
         return 0
-    plain = type(attn.qkv) is nn.Linear and isinstance(attn.k_norm, nn.Identity)
+    plain = is_linear(attn.qkv) and isinstance(attn.k_norm, nn.Identity)
     metric = _weights(attn.qkv) // (3 * attn.num_heads) if plain else _weights(attn.qkv)
     first = num_prefix + num_prefix % 2  # sources are the even positions, targets the odd ones
     sources = len(range(first, num_tokens, 2))
