@@ -115,7 +115,8 @@ def _containers(
     if tensors := _tensors(content):
         yield path, tensors
     for key, inner in content.items() if depth else ():
-        if isinstance(inner, Mapping) and inner is not content:
+        moments = str(key).startswith("optim")  # those of Adam may have the names of weights
+        if isinstance(inner, Mapping) and inner is not content and not moments:
             yield from _containers(inner, f"{path}{key}.", depth - 1)
 
 

@@ -97,6 +97,8 @@ def test_the_count_is_what_torch_counts():
     assert macs(model).total == counted_macs(model, (3, 32, 24)) > own
     model.r = 3
     assert model.forward_features(images(size=32)).shape[1] == 65 - 9  # whatever comes is merged
+    model.set_input_size((24, 24))
+    assert (model.img_size, model.num_tokens) == ((24, 24), 37)
 
 
 def test_a_model_of_one_size_takes_no_other():

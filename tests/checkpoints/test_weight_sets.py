@@ -170,6 +170,15 @@ def test_one_set_alone_says_nothing_of_sets(official, build, save):
     assert report.taken == "live"
 
 
+def test_an_optimizer_s_moments_are_no_averages(official, tmp_path):
+    live = official("fine-tuned")
+    moments = {"exp_avg": {name: value * 0 for name, value in live.items()}}
+    torch.save({"model": live, "optimizer": moments}, tmp_path / "a.pth")
+    same(state_dict_of(tmp_path / "a.pth"), live)
+    with pytest.raises(CheckpointError, match="no averaged weights"):
+        state_dict_of(tmp_path / "a.pth", "ema")
+
+
 def test_a_set_that_is_not_there_is_refused_with_what_is(official, save):
     path = save(official("fine-tuned"))
     with pytest.raises(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class ViTFacade(nn.Module):
@@ -48,6 +48,28 @@ class ViTFacade(nn.Module):
         """
         groups: dict[str, Any] = self.vit.group_matcher(coarse=coarse)
         return {name: _below_vit(patterns) for name, patterns in groups.items()}
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | list[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> Any:
+        """``forward_intermediates`` under DINO's name: the merged tokens of the last n (or these) blocks.
+
+        Args:
+            x: Images, ``[B, C, H, W]``.
+            n: The last n blocks, or these blocks.
+            reshape: Spread the tokens over the patches they stand for, as a grid.
+            return_prefix_tokens: Return pairs of patch tokens and prefix tokens.
+            norm: Apply the final norm to them.
+        """
+        return self.forward_intermediates(
+            x, n, return_prefix_tokens, norm,
+            output_fmt="NCHW" if reshape else "NLC", intermediates_only=True,
+        )  # fmt: skip
 
 
 def _below_vit(patterns: Any) -> Any:

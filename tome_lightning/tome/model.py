@@ -275,27 +275,10 @@ class ToMeViT(ViTFacade):
             taken = list(zip(taken, prefix, strict=True))
         return taken if intermediates_only else (self.vit.norm(state.x), taken)
 
-    def get_intermediate_layers(
-        self,
-        x: Tensor,
-        n: int | list[int] = 1,
-        reshape: bool = False,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-    ) -> Any:
-        """``forward_intermediates`` under DINO's name: the merged tokens of the last n (or these) blocks.
-
-        Args:
-            x: Images, ``[B, C, H, W]``.
-            n: The last n blocks, or these blocks.
-            reshape: Spread the tokens over the patches they stand for, as a grid.
-            return_prefix_tokens: Return pairs of patch tokens and prefix tokens.
-            norm: Apply the final norm to them.
-        """
-        return self.forward_intermediates(
-            x, n, return_prefix_tokens, norm,
-            output_fmt="NCHW" if reshape else "NLC", intermediates_only=True,
-        )  # fmt: skip
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's method of that name; tokens are counted of that size from then on."""
+        self.vit.set_input_size(*args, **kwargs)
+        self._img_size = None
 
     def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> list[int]:
         """timm's method of that name; the blocks that stay merge as many tokens as before."""
