@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .inflation import inflate
     from .loading import load
     from .positions import interpolate_positions
+    from .preprocessing import Preprocessing
     from .reading import state_dict_of
     from .report import LoadReport
+    from .sets import Which
     from .sources import SOURCES, Source
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "CheckpointError",
     "Identity",
     "LoadReport",
+    "Preprocessing",
     "Source",
+    "Which",
     "identify",
     "inflate",
     "interpolate_positions",
@@ -40,8 +44,10 @@ _HOMES = {
     "LoadReport": "report",
     "POOLING": "families",
     "PROP_ATTN": "families",
+    "Preprocessing": "preprocessing",
     "SOURCES": "sources",
     "Source": "sources",
+    "Which": "sets",
     "identify": "identity",
     "inflate": "inflation",
     "interpolate_positions": "positions",

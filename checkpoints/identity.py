@@ -1,12 +1,14 @@
 """What a checkpoint is, without building a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import timm_hub
 from .errors import CheckpointError
-from .layout import Positions, bare, encoder_size, positions_of, tubelet_of
+from .layout import Positions, encoder_size, positions_of, tubelet_of
 from .opening import Opened, open_checkpoint
+from .preprocessing import Preprocessing, of_family, of_timm
+from .sets import Which
 from .sources import SOURCES, Source, weights_dir
 
 
@@ -18,7 +20,8 @@ class Identity:
     without a head; `pooling` is timm's `global_pool` ("avg" or "token") that a fine-tuned file
     was trained with and that the video families ask for, None where the file leaves the choice
     (then see `POOLING`). Of video, `positions` is "separable", "joint" or "sinusoid" and
-    `tubelet` the frames under one patch; both are None for images and sound.
+    `tubelet` the frames under one patch; both are None for images and sound. `preprocessing` is what is
+    known of the samples that the weights want.
     """
 
     family: str
@@ -30,10 +33,11 @@ class Identity:
     pooling: str | None
     positions: Positions | None = None
     tubelet: int | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing, compare=False)
 
 
-def identify(name_or_path: str | Path) -> Identity:
-    """Look at a checkpoint: a file, a name in `SOURCES` or a timm name.
+def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity:
+    """Look at a checkpoint: a file, a name in `SOURCES` or a timm name; `weights` as for `load`.
 
     Nothing is downloaded: a name whose file is not on this machine is answered from what is
     known of it. Raises CheckpointError as `load` does for what cannot be read or is no ViT.
@@ -41,26 +45,27 @@ def identify(name_or_path: str | Path) -> Identity:
     if isinstance(name_or_path, str) and not Path(name_or_path).expanduser().is_file():
         if source := SOURCES.get(name_or_path):
             kept = weights_dir() / source.file
-            return identify(kept) if kept.is_file() else _of_source(source)
+            return identify(kept, weights) if kept.is_file() else _of_source(source)
         if timm_hub.is_timm_name(name_or_path):
             return _of_timm(name_or_path)
-    opened = open_checkpoint(name_or_path)
-    weights = {bare(name): value for name, value in opened.weights.items()}
+    opened = open_checkpoint(name_or_path, weights)
+    found = opened.weights
     try:
-        size = encoder_size(weights)
+        size = encoder_size(found)
     except CheckpointError as error:
         raise CheckpointError(f"cannot identify {opened.source}: {error}") from None
-    head = weights.get("head.weight", weights.get("head.projection.weight"))
+    head = found.get("head.weight", found.get("head.projection.weight"))
     return Identity(
         family=opened.family,
         kind=opened.kind,
         num_classes=None if head is None else head.shape[0],
         depth=size.depth,
         width=size.width,
-        class_token="cls_token" in weights,
+        class_token="cls_token" in found,
         pooling=_pooling(opened),
-        positions=positions_of(weights),
-        tubelet=tubelet_of(weights),
+        positions=positions_of(found),
+        tubelet=tubelet_of(found),
+        preprocessing=opened.preprocessing,
     )
 
 
@@ -85,6 +90,7 @@ def _of_source(source: Source) -> Identity:
         pooling=source.pooling,
         positions=source.positions,
         tubelet=source.tubelet,
+        preprocessing=of_family(source.family, source.kind == "fine-tuned"),
     )
 
 
@@ -100,4 +106,5 @@ def _of_timm(name: str) -> Identity:
         width=vit.embed_dim,
         class_token=vit.cls_token is not None,
         pooling=pooling,
+        preprocessing=of_timm(name, tuned),
     )

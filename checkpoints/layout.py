@@ -32,7 +32,7 @@ def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
 
     Raises CheckpointError when there are no ViT blocks or no patch kernel: not a ViT.
     """
-    blocks = {match[1] for name in weights if (match := _BLOCK.match(bare(name)))}
+    blocks = {match[1] for name in weights if (match := _BLOCK.match(name))}
     kernel = patch_kernel(weights)
     if not blocks or kernel is None:
         raise CheckpointError(
@@ -42,14 +42,9 @@ def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
     return EncoderSize(len(blocks), kernel.shape[0])
 
 
-def bare(name: str) -> str:
-    """A name without the prefixes that VideoMAE's files put before the encoder's."""
-    return name.removeprefix("backbone.").removeprefix("encoder.")
-
-
 def patch_kernel(weights: Mapping[str, Tensor]) -> Tensor | None:
-    """The patch embedding's convolution, [D, C, (T,) P, P], also under VideoMAE's prefixes."""
-    return next((value for name, value in weights.items() if bare(name) == KERNEL), None)
+    """The patch embedding's convolution, [D, C, (T,) P, P]."""
+    return weights.get(KERNEL)
 
 
 def tubelet_of(weights: Mapping[str, Tensor]) -> int | None:
@@ -66,10 +61,9 @@ def positions_of(weights: Mapping[str, Tensor]) -> Positions | None:
     """
     if tubelet_of(weights) is None:
         return None
-    names = {bare(name) for name in weights}
-    if "pos_embed_spatial" in names:
+    if "pos_embed_spatial" in weights:
         return "separable"
-    return "joint" if "pos_embed" in names else "sinusoid"
+    return "joint" if "pos_embed" in weights else "sinusoid"
 
 
 def is_decoder(name: str) -> bool:

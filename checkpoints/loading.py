@@ -12,6 +12,7 @@ from .errors import CheckpointError
 from .layout import KERNEL, encoder_size, in_head, is_decoder, positions_of, some, tubelet_of
 from .opening import Opened, open_checkpoint
 from .report import LoadReport
+from .sets import Which
 from .tables import check_tables, check_tokens, fit_mel_table, fit_tables
 
 
@@ -22,7 +23,12 @@ class _Fit(NamedTuple):
 
 
 def load(
-    vit: VisionTransformer, name_or_path: str | Path, *, head: bool = True, inflate: bool = False
+    vit: VisionTransformer,
+    name_or_path: str | Path,
+    *,
+    head: bool = True,
+    inflate: bool = False,
+    weights: Which | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a timm ViT, in place, and say what became of every name.
 
@@ -40,6 +46,7 @@ def load(
         name_or_path: a file, a name in `SOURCES`, or a timm name (`vit_base_patch16_224.mae`).
         head: False leaves the file's classifier out even if it fits.
         inflate: True spreads an image checkpoint over the time of a video model, see `inflate`.
+        weights: which set of a file that holds two: `live` or `ema`, see `state_dict_of`.
 
     Raises:
         CheckpointError: no such checkpoint, one that cannot be read, or one that does not fit
@@ -54,7 +61,7 @@ def load(
         raise CheckpointError(
             "the model is on the meta device, with no memory: to_empty() it first"
         )
-    opened = open_checkpoint(name_or_path)
+    opened = open_checkpoint(name_or_path, weights)
     try:
         fit = _fit(opened, vit, head, inflate)
     except CheckpointError as error:
@@ -70,12 +77,15 @@ def load(
         reshaped=tuple(n for n in names if n in fit.notes),
         dropped=tuple(fit.dropped),
         notes=fit.notes,
+        taken=opened.taken,
+        held=opened.held,
+        preprocessing=opened.preprocessing,
     )
 
 
 def _fit(opened: Opened, vit: VisionTransformer, head: bool, inflate: bool) -> _Fit:
     own, grid = vit.state_dict(), vit.patch_embed.grid_size
-    dropped = [name for name in opened.weights if is_decoder(name)]
+    dropped = [*opened.beside, *(name for name in opened.weights if is_decoder(name))]
     encoder_size(opened.weights)  # a ViT at all?
     file = opened.layout.convert({k: v for k, v in opened.weights.items() if not is_decoder(k)})
     _check_dimensions(file, own, opened, inflate)

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -11,8 +11,10 @@ from torch import Tensor
 from . import audiomae, timm_hub, timm_vit
 from .errors import CheckpointError
 from .families import PROP_ATTN, Layout, layout_of
-from .layout import bare, in_head, some
+from .layout import in_head, some
+from .preprocessing import Preprocessing, of_family, of_ours, of_timm, size_of
 from .reading import read
+from .sets import Which
 from .sources import SOURCES, fetch
 
 _SUFFIXES = {".pth", ".pt", ".pyth", ".ckpt", ".bin", ".safetensors"}
@@ -20,10 +22,11 @@ _SUFFIXES = {".pth", ".pt", ".pyth", ".ckpt", ".bin", ".safetensors"}
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint's weights under the file's names, decoder included.
+    """A checkpoint's weights under the encoder's names in the file, decoder included.
 
     `spectrogram` tells sound from images, whose files have the same names; `mel_grid` is then the
-    patches over time and over the mels, where they are known.
+    patches over time and over the mels, where they are known. `taken` is the set of weights this is of
+    those the file holds (`held`: each and where), `beside` are names that belong to no ViT.
     """
 
     source: str
@@ -32,18 +35,21 @@ class Opened:
     family: str  # the layout's, unless the file's name, timm's tag or our metadata knows better
     spectrogram: bool = False
     mel_grid: audiomae.MelGrid | None = None
+    taken: Which = "live"
+    held: Mapping[Which, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @property
     def kind(self) -> str:
         """ "full" with MAE's decoder, "fine-tuned" with a head or its norm, else "encoder"."""
         if any(name.startswith("decoder") for name in self.weights):
             return "full"
-        names = map(bare, self.weights)
-        tuned = any(in_head(name) or name.startswith("fc_norm.") for name in names)
+        tuned = any(in_head(name) or name.startswith("fc_norm.") for name in self.weights)
         return "fine-tuned" if tuned else "encoder"
 
 
-def open_checkpoint(name_or_path: str | Path) -> Opened:
+def open_checkpoint(name_or_path: str | Path, which: Which | None = None) -> Opened:
     """Find, if need be download, and read a checkpoint: a file, a source's name, a timm name."""
     name = str(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -51,11 +57,19 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
         if name in SOURCES:
             path = fetch(SOURCES[name])
         elif timm_hub.is_timm_name(name):
+            if which == "ema":
+                raise CheckpointError(
+                    f"{name} is one set of weights, which timm publishes: leave weights=ema out"
+                )
             weights = timm_hub.weights_of(name)
-            return Opened(name, weights, layout_of(weights), timm_hub.family_of(name))
+            return Opened(
+                name, weights, layout_of(weights), timm_hub.family_of(name),
+                preprocessing=of_timm(name, tuned="head.weight" in weights),
+            )  # fmt: skip
         elif not path.exists() and not looks_like_path(name):
             raise unknown_name(name)
-    weights, ours, mel_grid, averaged = read(path)
+    content = read(path, which)
+    weights, ours, mel_grid = content.weights, content.family, content.mel_grid
     if ours is not None and ours not in PROP_ATTN:
         raise CheckpointError(
             f"{path} says it is of family {ours!r}, which is none of {', '.join(PROP_ATTN)}: "
@@ -71,9 +85,17 @@ def open_checkpoint(name_or_path: str | Path) -> Opened:
         mel_grid = audiomae.published_grid(weights)
     if spectrogram and family == "mae":  # in ours that is whatever was trained without merging
         family = audiomae.NAME
-    if averaged:
+    if content.averaged:
         name += " (averaged weights)"
-    return Opened(name, weights, layout, family, spectrogram, mel_grid)
+    if content.data is not None:
+        known = of_ours(content.data)
+    else:
+        size = None if spectrogram else size_of(weights)
+        known = of_family(family, tuned=any(map(in_head, weights)), size=size)
+    return Opened(
+        name, weights, layout, family, spectrogram, mel_grid,
+        content.taken, content.held, content.beside, known,
+    )  # fmt: skip
 
 
 def looks_like_path(name: str) -> bool:

@@ -5,6 +5,7 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,7 @@ from torch import Tensor
 from .bounds import OutOfBounds, check_archive, check_values, parse_json
 from .errors import CheckpointError
 from .layout import some
-
-_CONTAINERS = ("model", "model_state", "module", "state_dict")
-_OURS = "model.vit."
+from .sets import CONTAINERS, Which, choose, unwrapped, weight_sets
 
 # Training saves hold their command line: a Namespace with paths. Paths are read as pure ones,
 # which every system can build: a PosixPath cannot be made on Windows. (3.13 moved the module.)
@@ -35,31 +34,43 @@ _SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] =
 
 
 class Checkpoint(NamedTuple):
-    """A file's weights under the names the file gives them, wrappers taken off."""
+    """A file's weights under the encoder's own names, wrappers and prefixes taken off."""
 
     weights: dict[str, Tensor]
     # What a checkpoint of ours says of itself: the family, and of spectrograms the patches over
     # time and over the mels, which the table of positions does not tell.
     family: str | None
     mel_grid: tuple[int, int] | None
-    averaged: bool = False  # the weights are an average over training
+    taken: Which = "live"  # "ema": the weights are an average over training
+    held: Mapping[Which, str] = MappingProxyType({})  # each set of weights, as the file calls it
+    beside: tuple[str, ...] = ()  # names of the file that belong to no ViT
+    data: Mapping[str, object] | None = None  # of ours: what it notes of its data
+
+    @property
+    def averaged(self) -> bool:
+        return self.taken == "ema"
 
 
-def state_dict_of(path: str | pathlib.Path) -> dict[str, Tensor]:
+def state_dict_of(path: str | pathlib.Path, weights: Which | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, on the CPU.
 
-    `.safetensors` and whatever `torch.save` wrote. Containers (`model`, `model_state`, `module`,
-    `state_dict`) are opened and the prefixes of DDP, torch.compile and our Lightning module are
-    stripped; of a Lightning checkpoint of ours only the ViT is returned.
+    `.safetensors` and whatever `torch.save` wrote. Containers (`model`, `state_dict`, ...) are opened
+    and what stands before the encoder's names (`module.`, `backbone.`, `encoder.`, ...) is stripped; of a
+    file with a ViT only the ViT is returned, its decoder and head included.
+
+    Args:
+        path: the file.
+        weights: which set, where there are two: `live` or `ema`, the average over training. By default
+            `ema` of a run of ours that averaged, else `live`.
 
     Raises:
         CheckpointError: no such file, a directory, empty, truncated, no checkpoint, or a pickle
             that asks for anything but tensors and plain values (which is not run).
     """
-    return read(pathlib.Path(path)).weights
+    return read(pathlib.Path(path), weights).weights
 
 
-def read(path: pathlib.Path) -> Checkpoint:
+def read(path: pathlib.Path, which: Which | None = None) -> Checkpoint:
     """`state_dict_of`, and what a checkpoint of ours says of itself."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory, not a checkpoint: name the file inside it")
@@ -71,17 +82,21 @@ def read(path: pathlib.Path) -> Checkpoint:
         content = _safetensors(path) if path.suffix == ".safetensors" else _torch_save(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened ({_first_line(error)})") from error
-    inner = _unwrap(content)
-    weights = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-    if not weights:
+    sets = weight_sets(content)
+    if not sets:
         raise CheckpointError(
-            f"{path} holds no weights, only {some(map(str, inner))}: "
-            f"expected tensors at the top or under one of {', '.join(_CONTAINERS)}"
+            f"{path} holds no weights, only {some(map(str, unwrapped(content)))}: "
+            f"expected tensors at the top or under one of {', '.join(CONTAINERS)}"
         )
-    ours = content.get("tome_lightning")
-    averaged = "averaging_state" in content  # of Lightning's weight averaging
-    averaged = averaged or (isinstance(ours, Mapping) and bool(ours.get("averaged")))  # an export
-    return Checkpoint(_plain_names(weights), _family(content), _mel_grid(content), averaged)
+    try:
+        taken, found = choose(sets, which)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from None
+    held = {kind: one[0].where for kind, one in sets.items()}
+    mel_grid = _mel_grid(content)
+    return Checkpoint(
+        found.weights, _family(content), mel_grid, taken, held, found.beside, _data(content)
+    )
 
 
 def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
@@ -149,25 +164,20 @@ def _torch_save(path: pathlib.Path) -> Mapping[str, object]:
     return content
 
 
-def _unwrap(content: Mapping[str, object], depth: int = 2) -> Mapping[str, object]:
-    for key in _CONTAINERS if depth else ():  # a dict in a pickle can hold itself
-        if isinstance(inner := content.get(key), Mapping):
-            return _unwrap(inner, depth - 1)
-    return content
-
-
-def _plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    ours = {k.removeprefix(_OURS): v for k, v in weights.items() if k.startswith(_OURS)}
-    return ours or weights
-
-
 def _family(content: Mapping[str, object]) -> str | None:
     ours = content.get("tome_lightning")
     family = ours.get("family") if isinstance(ours, Mapping) else None
     return family if isinstance(family, str) else None
+
+
+def _data(content: Mapping[str, object]) -> Mapping[str, object] | None:
+    """Of a run's checkpoint the options of its data module; an export notes mean and std itself."""
+    ours = content.get("tome_lightning")
+    if not isinstance(ours, Mapping):
+        return None
+    data = ours.get("data")
+    given = data.get("init_args") if isinstance(data, Mapping) else ours
+    return given if isinstance(given, Mapping) else {}
 
 
 def _mel_grid(content: Mapping[str, object]) -> tuple[int, int] | None:

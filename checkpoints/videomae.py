@@ -1,7 +1,7 @@
 """VideoMAE (video): neither class token nor saved positions, and keys without bias.
 
-A pre-trained file holds the encoder under `encoder.` and ends in a `norm` that fine-tuning leaves
-out, as image MAE does; a fine-tuned one ends in `fc_norm` and `head`.
+A pre-trained file holds the encoder under `encoder.` (taken off before) and ends in a `norm` that
+fine-tuning leaves out, as image MAE does; a fine-tuned one ends in `fc_norm` and `head`.
 """
 
 from collections.abc import Mapping
@@ -9,27 +9,25 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .layout import bare, positions_of, tubelet_of
+from .layout import positions_of, tubelet_of
 
 NAME = "videomae"
 
 
 def matches(weights: Mapping[str, Tensor]) -> bool:
-    """3-D patches with an `encoder.` prefix, with q and v biases apart, or without positions."""
-    # BEiT has q_bias too, I-JEPA the prefix: both on 2-D patches.
-    if tubelet_of(weights) is None:
+    """3-D patches with q and v biases apart, or without positions."""
+    if tubelet_of(weights) is None:  # BEiT has q_bias too, on 2-D patches
         return False
-    named = any(name.startswith("encoder.") or name.endswith("attn.q_bias") for name in weights)
-    return named or positions_of(weights) == "sinusoid"
+    apart = any(name.endswith("attn.q_bias") for name in weights)
+    return apart or positions_of(weights) == "sinusoid"
 
 
 def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without prefix; one bias for q, k and v, where k's part is zero."""
-    plain = {bare(name): value for name, value in weights.items()}
+    """One bias for q, k and v, where k's part is zero."""
     converted: dict[str, Tensor] = {}
-    for name, value in plain.items():
+    for name, value in weights.items():
         attention, _, part = name.rpartition(".")
-        q, v = plain.get(f"{attention}.q_bias"), plain.get(f"{attention}.v_bias")
+        q, v = weights.get(f"{attention}.q_bias"), weights.get(f"{attention}.v_bias")
         if part not in ("q_bias", "v_bias") or q is None or v is None:
             converted[name] = value
         elif part == "q_bias":

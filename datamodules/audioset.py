@@ -161,6 +161,7 @@ class AudioSet(LabelledData):
         self.max_hung = max_hung
         self.sample_shape = (1, frames, mels)  # of one view
         self.front_end = FrontEnd(frames, mels, mean, std)
+        self.preprocessing = {"mean": (mean,), "std": (std,)}
         self._reader = AudioReader(self.front_end.seconds, read_timeout)
         self._augment = WaveAugment(roll, gain)
         self._mask = SpecAugment(freq_mask, time_mask)

@@ -3,9 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -63,9 +64,12 @@ class LabelledData(LightningDataModule, ABC):
 
     Attributes:
         multi_label: Whether y is a row of K numbers and not a class index.
+        preprocessing: How samples are prepared, by the names of the options: mean and std of each
+            channel, and what of size, interpolation and crop_pct there is.
     """
 
     multi_label: ClassVar[bool] = False
+    preprocessing: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,

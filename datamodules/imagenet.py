@@ -132,6 +132,10 @@ class ImageNet(LabelledData):
         )
         self._eval_transform = EvalTransform(size, crop_pct, interpolation)
         self.on_device = DeviceTransform(tuple(mean), tuple(std), 2, reprob, remode, recount)
+        self.preprocessing = {
+            "mean": tuple(mean), "std": tuple(std), "size": size, "interpolation": interpolation,
+            "crop_pct": crop_pct,
+        }  # fmt: skip
 
     def check(self, stage: str | None = None) -> None:
         """Refuse a missing root, split or list and class folders that differ; reads no image.

@@ -167,6 +167,7 @@ class Kinetics400(LabelledData):
             size, len(mean), scale, ratio, hflip, auto_augment, repeat_aug
         )
         self.on_device = DeviceTransform(tuple(mean), tuple(std), 3, reprob, remode, recount)
+        self.preprocessing = {"mean": tuple(mean), "std": tuple(std), "size": size}
 
     def check(self, stage: str | None = None) -> None:
         """Find the decoder and list the videos of the splits that `stage` needs; opens none.

@@ -190,6 +190,17 @@ def test_each_group_gets_the_schedule_times_its_scale_at_every_step(
     assert (len(set(probe.lrs[1])) > 1) == (layer_decay < 1)  # Lightning would drop lr_scale
 
 
+@pytest.mark.parametrize("length", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}], ids=str)
+def test_videomae_s_warm_up_ends_at_the_peak(tmp_path: Path, length: dict[str, int]) -> None:
+    probe = Probe()
+    module = tiny(lr=0.01, min_lr=1e-5, warmup_epochs=1, layer_decay=1.0, lr_schedule="videomae")
+    trainer(tmp_path, probe, accumulate_grad_batches=2, **length).fit(
+        module, datamodule=Toy(batches=5)
+    )
+    cosine = [1e-5 + 0.5 * (0.01 - 1e-5) * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
+    assert [lrs[0] for lrs in probe.lrs] == pytest.approx([0, 0.005, 0.01, *cosine], rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "accumulate", "repeats"), [(8, 1, 1), (8, 4, 1), (4, 2, 1), (4, 2, 3)]
 )
@@ -414,6 +425,22 @@ def test_evaluating_a_fine_tuned_file_keeps_its_head(tmp_path: Path, stage: str)
     module = tiny(checkpoint=str(path), r=0)
     getattr(trainer(tmp_path), stage)(module, datamodule=data)
     assert_equal(weights(module), torch.load(path, weights_only=True))
+
+
+@pytest.mark.parametrize(("which", "taken"), [(None, "live"), ("live", "live"), ("ema", "ema")])
+def test_of_live_weights_and_averages_an_option_chooses(
+    tmp_path: Path, which: str | None, taken: str
+) -> None:
+    path = tuned_file(tmp_path)
+    live = torch.load(path, weights_only=True)
+    sets = {"live": live, "ema": {name: value + 1 for name, value in live.items()}}
+    torch.save({"state_dict": sets["live"], "state_dict_ema": sets["ema"]}, path)
+    module = tiny(checkpoint=str(path), weights=which)
+    trainer(tmp_path).validate(module, datamodule=Toy())
+    assert_equal(weights(module), sets[taken])
+    assert module.load_report is not None
+    assert module.load_report.taken == taken
+    assert module.hparams["weights"] == which
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])

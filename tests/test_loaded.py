@@ -41,6 +41,24 @@ def test_weights_are_those_of_the_file_and_pixels_those_they_were_trained_on(
     assert sum(loaded.model.plan()) == 48
 
 
+def test_of_two_sets_of_weights_one_is_chosen(weights: dict[str, Path], tmp_path: Path):
+    live = torch.load(weights["tuned"], weights_only=True)["model"]
+    ema = {name: value + 1 for name, value in live.items()}
+    torch.save({"model": live, "model_ema": ema}, tmp_path / "two.pth")
+    taken = load_model(TINY, tmp_path / "two.pth")
+    assert torch.equal(taken.model.vit.head.bias, live["head.bias"])
+    assert "without its averaged weights (model_ema)" in taken.weights
+    chosen = load_model(TINY, tmp_path / "two.pth", weights="ema")
+    assert torch.equal(chosen.model.vit.head.bias, ema["head.bias"])
+    exported = export_model(
+        tmp_path / "a.safetensors", model=TINY, ckpt=tmp_path / "two.pth", weights="ema"
+    )
+    assert exported.averaged
+    assert "averaged weights" in load_model(TINY, tmp_path / "a.safetensors").weights
+    with pytest.raises(UsageError, match="--weights ema goes with"):
+        load_model(ckpt=tmp_path / "two.pth", weights="ema")
+
+
 def test_what_was_exported_comes_back_with_what_was_noted(weights: dict[str, Path], tmp_path: Path):
     file = tmp_path / "out.safetensors"
     export_model(file, model=TINY, ckpt=weights["tuned"], r=4)

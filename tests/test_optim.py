@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
-from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
+from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at, lr_at_step
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "tome_reference_vectors.json").read_text())
 TOKENS = {"cls_token", "dist_token", "reg_token", "pos_embed"}
@@ -70,6 +71,20 @@ def test_the_first_step_of_a_warm_up_has_learning_rate_zero() -> None:
     assert (
         lr_at(epoch_of_step(0, 10, 1), 2e-3, 1e-6, 0, 100) == 2e-3
     )  # no warm-up: the peak at once
+
+
+@pytest.mark.parametrize(("warmup", "epochs"), [(5, 35), (1, 3), (0, 2), (0.1, 1), (2, 2)])
+def test_videomae_s_schedule_is_its_table(warmup: float, epochs: int) -> None:
+    steps, peak, least = 10, 1e-3, 5e-7
+    ramp = np.linspace(0, peak, int(warmup * steps))  # both ends included
+    i = np.arange(epochs * steps - len(ramp))
+    cosine = least + 0.5 * (peak - least) * (1 + np.cos(np.pi * i / max(1, len(i))))
+    table = np.concatenate([ramp, cosine])
+    got = [lr_at_step(k, steps, peak, least, warmup, epochs * steps) for k in range(len(table))]
+    assert got == pytest.approx(table.tolist(), **EXACT)
+    if warmup == 5:
+        assert got[0] == 0
+        assert got[49] == got[50] == peak  # MAE has 98% of it at the first and all at the second
 
 
 def test_the_schedule_has_no_jump_and_stays_within_its_ends() -> None:

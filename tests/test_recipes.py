@@ -13,6 +13,7 @@ from datamodules.clips import VideoMAESampling
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
 from tome_lightning.tome import token_counts
+from tome_lightning.tome.projection import KeysWithoutBias
 
 # tokens before the first and after the last block, and multiply-accumulates in G: those of images and
 # of MAE-ST's ViT-L as published (ToMe, tables 4 to 7), the others by the same formula
@@ -147,6 +148,16 @@ def test_video_recipes_agree_with_their_data(name, capsys):
     assert data.num_classes == module.task.num_classes == 400
     protocol = (5, 3) if isinstance(data.sampling, VideoMAESampling) else (10, 3)
     assert (data.test_clips, data.test_crops) == protocol
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("kinetics")])
+def test_videomae_alone_has_its_schedule_and_keys_without_a_bias(name, capsys):
+    module = build(resolve(name, capsys))
+    videomae = name.endswith("videomae")
+    assert module.lr_schedule == ("videomae" if videomae else "mae")
+    assert all(
+        isinstance(block.attn.qkv, KeysWithoutBias) == videomae for block in module.vit.blocks
+    )
 
 
 AUDIOSET = [name for name in PROMISED if name.startswith("audioset")]

@@ -64,6 +64,7 @@ class ToMeCallback(Callback):
                 f"tome.compare_dense is a number of steps, 0 or more, got {self.compare_dense}."
             )
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
+        as_finetune(pl_module).follow(getattr(trainer, "datamodule", None))
         model = as_finetune(pl_module).model
         self.final_r = model.r
         self._running = True

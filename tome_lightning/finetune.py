@@ -25,7 +25,8 @@ from tome_lightning.batches import accumulate_to, continued, effective_batch, fa
 from tome_lightning.compiling import OneShape, compile_model, equal_parts
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
-from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at
+from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at, lr_at_step
+from tome_lightning.preprocessing import difference
 from tome_lightning.progress import (
     PendingValidation,
     Progress,
@@ -60,6 +61,8 @@ class FineTune(LightningModule):
             ``vit_base_patch16_224.mae``, or a file; ``null`` starts from random weights.
         inflate: Whether the checkpoint is of an image model whose weights a video model takes over,
             spread over time.
+        weights: Which set of a checkpoint that holds two: ``live``, or ``ema``, their average over
+            training (or its teacher). Without a value the live ones, of a run of ours its averages.
         r: Tokens merged per block: a number, a list, ``{r: 16, inflection: -1.0}`` or
             ``{keep: 0.9}``. 0 is the dense model.
         prop_attn: Whether attention counts merged tokens by their size; without a value the
@@ -68,6 +71,8 @@ class FineTune(LightningModule):
         lr: Peak learning rate as it is, instead of ``base_lr``.
         min_lr: Learning rate at the end of the cosine; not scaled by the batch.
         warmup_epochs: Length of the linear warm-up.
+        lr_schedule: ``mae``: the rate of a step is that of the fractional epoch it is taken at;
+            ``videomae``: a table over steps, with the peak at the last step of the warm-up.
         weight_decay: Of matrices; biases, norms, positions and prefix tokens have none.
         layer_decay: Learning rate of each layer relative to the next one; 1 switches it off.
         betas: Of AdamW.
@@ -91,12 +96,14 @@ class FineTune(LightningModule):
         vit: dict[str, Any] | None = None,
         checkpoint: str | None = None,
         inflate: bool = False,
+        weights: Literal["live", "ema"] | None = None,
         r: int | list[int] | dict[str, int | float] = 0,
         prop_attn: bool | None = None,
         base_lr: float = 1e-3,
         lr: float | None = None,
         min_lr: float = 1e-6,
         warmup_epochs: float = 5,
+        lr_schedule: Literal["mae", "videomae"] = "mae",
         weight_decay: float = 0.05,
         layer_decay: float = 0.75,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -112,10 +119,12 @@ class FineTune(LightningModule):
         self.task = _rebuild(task, Task)
         self.checkpoint = checkpoint
         self.inflate = inflate
+        self.weights = weights
         self.base_lr = base_lr
         self.lr = lr
         self.min_lr = min_lr
         self.warmup_epochs = warmup_epochs
+        self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
         self.betas = betas
@@ -135,7 +144,7 @@ class FineTune(LightningModule):
         family, pooling = "mae", None
         unpooled = self.input.chooses_pool and "global_pool" not in vit
         if checkpoint is not None and (prop_attn is None or unpooled):
-            identity = checkpoints.identify(checkpoint)
+            identity = checkpoints.identify(checkpoint, weights)
             family, pooling = identity.family, identity.pooling
         if prop_attn is None:
             prop_attn = checkpoints.PROP_ATTN[family]
@@ -144,7 +153,8 @@ class FineTune(LightningModule):
         self.model = patch(
             self.input.build(num_classes=self.task.num_classes, **vit), r=r, prop_attn=prop_attn
         )
-        self.check_r(r)
+        if not self.vit.dynamic_img_size:  # else r depends on the data's size: see follow()
+            self.check_r(r)
         self.model.set_grad_checkpointing(grad_checkpointing)
         self._freeze()
         metrics = self.task.metrics()
@@ -176,12 +186,14 @@ class FineTune(LightningModule):
                 "vit": vit,
                 "checkpoint": checkpoint,
                 "inflate": inflate,
+                "weights": weights,
                 "r": r,
                 "prop_attn": prop_attn,
                 "base_lr": base_lr,
                 "lr": lr,
                 "min_lr": min_lr,
                 "warmup_epochs": warmup_epochs,
+                "lr_schedule": lr_schedule,
                 "weight_decay": weight_decay,
                 "layer_decay": layer_decay,
                 "betas": list(betas),
@@ -200,8 +212,28 @@ class FineTune(LightningModule):
         """The stock timm model: its ``state_dict()`` loads strictly into a fresh one."""
         return self.model.vit
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: the input's, or of a model with ``dynamic_img_size`` the data's."""
+        return (self.input.shape[0], *self.model.img_size)
+
+    def follow(self, data: Any) -> None:
+        """Take over the size of a data module's samples, where the model takes any.
+
+        Tokens, multiply-accumulates and what r is held against are then those of that size.
+
+        Raises:
+            FineTuneError: The data's samples are none that the model reads.
+            PlanError: r asks a block for more than half of all patch tokens.
+        """
+        shape = getattr(data, "sample_shape", None)
+        self._check_shape(shape)
+        if self.vit.dynamic_img_size:
+            self.model.img_size = self.input.shape[1:] if shape is None else shape[1:]
+            self.check_r(self.model.r)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of samples ``[B, *input.shape]``."""
+        """Logits ``[B, K]`` of samples ``[B, *sample_shape]``."""
         logits: Tensor = self.model(x)
         return logits
 
@@ -296,7 +328,7 @@ class FineTune(LightningModule):
                 self.class_names = list(data.class_names)
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
             self._check_labels(getattr(data, "multi_label", False))
-        self._check_shape(getattr(data, "sample_shape", None))
+        self.follow(data)
         if stage == "fit" and self.keep_effective_batch:
             accumulate_to(self.trainer, self.recipe_batch)
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
@@ -371,8 +403,9 @@ class FineTune(LightningModule):
             return
         if self.checkpoint is not None:
             report = checkpoints.load(
-                self.vit, self.checkpoint, head=stage != "fit", inflate=self.inflate
-            )
+                self.vit, self.checkpoint, head=stage != "fit", inflate=self.inflate,
+                weights=self.weights,
+            )  # fmt: skip
             rank_zero_info(str(report))
             if stage != "fit" and any(name.startswith("head") for name in report.new):
                 raise FineTuneError(
@@ -381,6 +414,9 @@ class FineTune(LightningModule):
                     "file (--model.checkpoint) or a run's checkpoint (--ckpt_path)."
                 )
             self.load_report = report
+            data = getattr(self.trainer, "datamodule", None)
+            if told := difference(report.source, report.preprocessing, data):
+                rank_zero_info(told)
             self._warn_of_frozen_positions(report.notes.get("pos_embed", ""))
         elif self.frozen == "positions":
             rank_zero_warn(
@@ -419,6 +455,11 @@ class FineTune(LightningModule):
             "lr": (self.lr, self.lr is None or self.lr > 0, "above 0"),
             "min_lr": (self.min_lr, self.min_lr >= 0, "0 or more"),
             "warmup_epochs": (self.warmup_epochs, self.warmup_epochs >= 0, "0 or more"),
+            "lr_schedule": (
+                self.lr_schedule,
+                self.lr_schedule in ("mae", "videomae"),
+                "mae or videomae",
+            ),
             "weight_decay": (self.weight_decay, self.weight_decay >= 0, "0 or more"),
             "layer_decay": (self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and up to 1"),
             "betas": (self.betas, all(0 <= b < 1 for b in self.betas), "at least 0 and below 1"),
@@ -429,7 +470,15 @@ class FineTune(LightningModule):
                 raise FineTuneError(f"model.{name} must be {expected}, got {value}.")
 
     def _check_shape(self, shape: tuple[int, ...] | None) -> None:
-        if shape is None or shape == self.input.shape or self.vit.dynamic_img_size:
+        if shape is None or shape == self.input.shape:
+            return
+        if self.vit.dynamic_img_size and shape[0] == self.input.shape[0]:
+            patch = self.vit.patch_embed.patch_size[-1]
+            if shape[-1] % patch and not self.vit.patch_embed.dynamic_img_pad:
+                raise FineTuneError(
+                    f"data.size {shape[-1]} is no multiple of the model's patches of {patch} pixels. "
+                    "Choose one, or pad with --model.vit.dynamic_img_pad true."
+                )
             return
         raise FineTuneError(
             f"The data gives samples of {'x'.join(map(str, shape))} ({self.input.axes}), the model reads "
@@ -563,6 +612,8 @@ class FineTune(LightningModule):
         return "\n".join([*lines, line])
 
     def _lr_factor(self, step: int, peak: float) -> float:
+        if self.lr_schedule == "videomae":
+            return self._lr_of_table(step, peak) / peak
         # Step 0 needs no loader: the trainer's estimated_stepping_batches would build one here, and
         # drop the position a resumed loader had.
         epoch = self._epoch(step) if step else 0.0
@@ -576,19 +627,29 @@ class FineTune(LightningModule):
         )
         return lr_at(epoch, peak, self.min_lr, self.warmup_epochs, epochs) / peak
 
+    def _lr_of_table(self, step: int, peak: float) -> float:
+        if not step:  # needs no loader, see _lr_factor
+            return 0.0 if self.warmup_epochs else peak
+        an_epoch = self._steps_per_epoch()
+        epochs = self.trainer.max_epochs or -1
+        steps = epochs * an_epoch if epochs > 0 else self._pending.max_steps(self.trainer)
+        return lr_at_step(step, an_epoch, peak, self.min_lr, self.warmup_epochs, steps)
+
+    def _steps_per_epoch(self) -> int:
+        batches = int(self.trainer.num_training_batches)
+        return -(-batches // self.trainer.accumulate_grad_batches)
+
     def _epoch(self, step: int) -> float:
         batches = int(self.trainer.num_training_batches)
         return epoch_of_step(step, batches, self.trainer.accumulate_grad_batches)
 
     def progress(self) -> float:
         """Share of the optimizer steps of this run that are done, 0 to 1."""
-        batches = int(self.trainer.num_training_batches)
-        steps_per_epoch = -(-batches // self.trainer.accumulate_grad_batches)
         max_steps = self._pending.max_steps(self.trainer)
         limits = [max_steps] if max_steps > 0 else []
         epochs = self.trainer.max_epochs or -1
         if epochs > 0:
-            limits.append(epochs * steps_per_epoch)
+            limits.append(epochs * self._steps_per_epoch())
         return min(1.0, self.trainer.global_step / min(limits)) if limits else 0.0
 
     @property

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.clip import SeparableViT, TubeletEmbed, fix_positions, sinusoid_table
 from tome_lightning.spectrogram import GridMasking, OverlapEmbed
+from tome_lightning.tome.projection import remove_key_bias
 from tome_lightning.tome.support import UnsupportedModelError, check_supported
 
 
@@ -146,6 +147,7 @@ class Clip(Input):
             (MAE-ST); ``joint``: learned, one row a token (MAE-ST's other variant); ``sinusoid``:
             fixed, one row a token, by default without a class token (VideoMAE).
         channels: 3 for RGB, 1 for grey.
+        key_bias: Whether the keys of attention have a bias; VideoMAE's have none.
     """
 
     frames: int = 16
@@ -154,6 +156,7 @@ class Clip(Input):
     patch: int = 16
     positions: Positions = "separable"
     channels: int = 3
+    key_bias: bool = True
 
     axes: ClassVar[str] = "channels x frames x size"
 
@@ -195,6 +198,8 @@ class Clip(Input):
             table = sinusoid_table(vit.patch_embed.num_patches, vit.embed_dim)
             prefix = torch.zeros(1, vit.num_prefix_tokens, vit.embed_dim, device=table.device)
             fix_positions(vit, torch.cat([prefix, table], dim=1))
+        if not self.key_bias:
+            remove_key_bias(vit)
         return vit
 
     def _check(self) -> None:

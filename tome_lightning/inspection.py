@@ -13,6 +13,7 @@ from timm.models import get_pretrained_cfg
 import checkpoints
 import recipes
 from checkpoints.reading import read
+from checkpoints.report import told_sets
 from checkpoints.sources import SOURCES, weights_dir
 from tome_lightning.arguments import UsageError, read_yaml
 from tome_lightning.checkpoint_io import CheckpointFileError, MalformedRunError, read_header
@@ -38,7 +39,8 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
         By key, as far as they are known: ``what``, ``family``, ``kind``, ``model`` (in words),
         ``depth``, ``width``, ``parameters``, ``dtype``, ``num_classes``, ``class_names``, ``input``,
         ``pooling``, ``r``, ``prop_attn``, ``epoch``, ``step``, ``metrics``, ``recipe``, ``versions``,
-        ``averaged``, ``started_from``, ``licence``, ``size_mib``.
+        ``averaged``, ``held`` (the sets of weights, live and averaged, and how the file calls them),
+        ``taken`` (the one that loading takes), ``started_from``, ``licence``, ``size_mib``.
 
     Raises:
         checkpoints.CheckpointError: It cannot be read, is damaged or unsafe, or is no ViT.
@@ -71,6 +73,7 @@ def tell(facts: Mapping[str, Any]) -> str:
         rows["what"] += " (averaged weights)"
     kind = ", ".join(str(facts[key]) for key in ("family", "kind") if facts.get(key))
     rows["weights"] = kind
+    rows["sets"] = told_sets(facts["taken"], facts["held"]) if facts.get("held") else ""
     rows["model"] = str(facts.get("model") or "")
     rows["input"] = str(facts.get("input") or "")
     rows["classes"] = _classes(facts)
@@ -121,7 +124,8 @@ def dry_run(name: str | Path, recipe: str) -> str:
 
     section = read_yaml(recipes.path(recipe)).get("model") or {}
     case = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
-    return str(checkpoints.load(case.vit, name, inflate=bool(section.get("inflate"))))
+    inflate, weights = bool(section.get("inflate")), section.get("weights")
+    return str(checkpoints.load(case.vit, name, inflate=inflate, weights=weights))
 
 
 def _run_header(path: Path) -> dict[str, Any] | None:
@@ -164,6 +168,8 @@ def _of_weights(path: Path) -> dict[str, Any]:
         "positions": identity.positions,
         "spectrogram": found.mel_grid is not None or identity.family == "audiomae",
         "averaged": found.averaged,
+        "held": dict(found.held),
+        "taken": found.taken,
     }
 
 

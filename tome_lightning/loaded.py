@@ -75,6 +75,11 @@ class LoadedModel:
     recipe: str | None = None
     no_head: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: the input's, or of a model with ``dynamic_img_size`` that of its data."""
+        return (self.input.shape[0], *self.model.img_size)
+
 
 def load_model(
     model: str | None = None,
@@ -85,6 +90,7 @@ def load_model(
     prop_attn: bool | None = None,
     img_size: int | None = None,
     random_weights: bool = False,
+    weights: checkpoints.Which | None = None,
     model_words: Sequence[str] = (),
 ) -> LoadedModel:
     """Open a model.
@@ -98,6 +104,7 @@ def load_model(
         prop_attn: By default the run's or the recipe's, else what the weights' family wants.
         img_size: Side of the image, of a timm model.
         random_weights: Leave the weights as drawn, where none are at hand.
+        weights: Which set of a file of weights that holds two, ``live`` or ``ema``; by default the live.
         model_words: ``--model.KEY=VALUE`` options that overrule the recipe's.
 
     Raises:
@@ -119,10 +126,15 @@ def load_model(
         raise UsageError(
             "--random-weights goes with --model NAME or --recipe NAME, without --ckpt."
         )
+    if weights is not None and model is None and recipe is None:
+        raise UsageError(
+            f"--weights {weights} goes with --model NAME or --recipe NAME; a run's checkpoint is taken "
+            "as the run has measured it."
+        )
     if model is not None:
-        loaded = _of_timm(model, ckpt, img_size, random_weights)
+        loaded = _of_timm(model, ckpt, img_size, random_weights, weights)
     elif recipe is not None:
-        loaded = _of_recipe(recipe, ckpt, random_weights, list(model_words))
+        loaded = _of_recipe(recipe, ckpt, random_weights, list(model_words), weights)
     elif ckpt is not None:
         loaded = _of_run(Path(ckpt))
     else:
@@ -130,6 +142,9 @@ def load_model(
             "Which model? Give --ckpt FILE (a run's), --model NAME (timm's) or --recipe."
         )
     net = loaded.model
+    size = loaded.data.get("size")
+    if net.vit.dynamic_img_size and isinstance(size, int):
+        net.img_size = (size, size)
     if prop_attn is not None:
         net.prop_attn = prop_attn
     if r is not None:
@@ -200,7 +215,11 @@ _WHICH = (
 
 
 def _of_recipe(
-    recipe: str, ckpt: str | Path | None, random_weights: bool, words: list[str]
+    recipe: str,
+    ckpt: str | Path | None,
+    random_weights: bool,
+    words: list[str],
+    which: checkpoints.Which | None,
 ) -> LoadedModel:
     from tome_lightning.speed.case import from_recipe
 
@@ -223,8 +242,9 @@ def _of_recipe(
     told, no_head = "random weights", False
     if weights is not None and not random_weights:
         inflate = bool(section.get("inflate"))
-        report = checkpoints.load(case.vit, weights, inflate=inflate)
-        told = str(report).splitlines()[0]
+        which = which or section.get("weights")
+        report = checkpoints.load(case.vit, weights, inflate=inflate, weights=which)
+        told = report.brief
         no_head = any(name.startswith("head") for name in report.new)
         told += ", with a new head of random weights" if no_head else ""
     data = content.get("data") or {}
@@ -237,7 +257,11 @@ def _of_recipe(
 
 
 def _of_timm(
-    name: str, ckpt: str | Path | None, img_size: int | None, random_weights: bool
+    name: str,
+    ckpt: str | Path | None,
+    img_size: int | None,
+    random_weights: bool,
+    which: checkpoints.Which | None,
 ) -> LoadedModel:
     plain = name.partition(".")[0]
     if ckpt is not None and is_run_checkpoint(Path(ckpt)):
@@ -254,8 +278,8 @@ def _of_timm(
     net = patch(read.build(num_classes=classes, **pool))
     told = "random weights"
     if weights is not None:
-        report = checkpoints.load(net.vit, weights)
-        told = str(report).splitlines()[0]
+        report = checkpoints.load(net.vit, weights, weights=which)
+        told = report.brief
     net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
     noted = exported(Path(ckpt)) if ckpt is not None else {}
     mean = tuple(known.mean) if known is not None else HALF * 3

@@ -29,6 +29,30 @@ def lr_at(epoch: float, lr: float, min_lr: float, warmup_epochs: float, epochs: 
     return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * done))
 
 
+def lr_at_step(
+    step: int, steps_per_epoch: int, lr: float, min_lr: float, warmup_epochs: float, steps: int
+) -> float:
+    """VideoMAE's schedule, a table over steps: ``linspace(0, lr, warmup_steps)``, then half a cosine.
+
+    Both ends of the warm-up belong to it: its last step and the first one after it have the peak.
+
+    Args:
+        step: Optimizer steps done.
+        steps_per_epoch: Optimizer steps of an epoch.
+        lr: Peak learning rate.
+        min_lr: Learning rate that the cosine goes to.
+        warmup_epochs: Length of the warm-up.
+        steps: Optimizer steps of the training, warm-up included.
+    """
+    warmup = int(warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return lr * step / max(1, warmup - 1)
+    if steps <= warmup:
+        return lr
+    done = min(1.0, (step - warmup) / (steps - warmup))
+    return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * done))
+
+
 def epoch_of_step(step: int, batches: int, accumulate: int) -> float:
     """Fractional epoch at which an optimizer step is taken.
 

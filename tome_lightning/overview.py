@@ -79,7 +79,7 @@ def device_name(device: torch.device) -> str:
 
 def _model_words(module: FineTune) -> str:
     vit: Any = module.vit
-    size = "x".join(map(str, module.input.shape))
+    size = "x".join(map(str, module.sample_shape))
     heads = vit.blocks[0].attn.num_heads
     return (
         f"{type(module.input).__name__} {size} -> ViT of {len(vit.blocks)} blocks, {vit.embed_dim} wide, "

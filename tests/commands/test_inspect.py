@@ -68,6 +68,17 @@ def test_weights_alone_say_what_their_names_and_shapes_say(tmp_path: Path):
     assert "no head" in tell(encoder)
 
 
+def test_two_sets_of_weights_are_both_named(capsys: pytest.CaptureFixture[str]):
+    file = Path(__file__).parents[1] / "data/timm_ema.pth.tar"
+    assert inspect_checkpoint(file)["held"] == {"live": "state_dict", "ema": "state_dict_ema"}
+    assert main([str(file)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "the live weights are taken (state_dict), not the averaged weights (state_dict_ema)" in told
+    )
+    assert "--model.weights ema" in told
+
+
 def test_exported_weights_say_what_export_kept_beside_them(tmp_path: Path):
     about = {
         "family": "tome", "r": {"keep": 0.9}, "prop_attn": True, "class_names": ["cat", "dog", "cow"],

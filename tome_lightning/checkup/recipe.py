@@ -101,6 +101,14 @@ def _plan(words: list[str]) -> Any:
 
 
 def _model(plan: Any) -> Iterator[Finding]:
+    from tome_lightning.finetune import FineTuneError
+    from tome_lightning.tome import PlanError
+
+    try:
+        plan.model.follow(plan.datamodule)
+    except (FineTuneError, PlanError) as error:
+        yield broken("model", str(error), "set model and data to values that fit")
+        return
     model = plan.model.model
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     left = model.num_tokens - sum(model.plan())
@@ -112,6 +120,7 @@ def _weights(plan: Any) -> Iterator[Finding]:
     import checkpoints
     from checkpoints import SOURCES
     from checkpoints.sources import weights_dir
+    from tome_lightning.preprocessing import difference
 
     name, vit = plan.model.checkpoint, plan.model.vit
     if name is None:
@@ -132,6 +141,8 @@ def _weights(plan: Any) -> Iterator[Finding]:
     except checkpoints.CheckpointError as error:
         yield broken("weights", str(error), "name another with --model.checkpoint")
         return
+    if told := difference(name, identity.preprocessing, plan.datamodule):
+        yield warning("weights", told, "the named options, unless the difference is meant")
     size, ours = (identity.depth, identity.width), (len(vit.blocks), vit.embed_dim)
     if size != ours:
         words = f"{name} has {size[0]} blocks of {size[1]}, the model {ours[0]} of {ours[1]}"
@@ -153,11 +164,6 @@ def _data(plan: Any) -> Iterator[Finding]:
         data.setup("fit")
         if hasattr(data, "num_classes"):
             module.task.check(data.num_classes, data.batch_size)
-        shape = getattr(data, "sample_shape", None)
-        if shape not in (None, module.input.shape) and not module.vit.dynamic_img_size:
-            words = f"samples are {shape}, the model reads {module.input.shape}"
-            yield broken("data", words, "set model.input and data to the same values")
-            return
         if not isinstance(data, LabelledData):
             yield ok("data", f"{type(data).__name__} is set up")
             return

@@ -49,7 +49,8 @@ def _run(argv: list[str]) -> None:
     exported = export_model(
         given.out, model=given.model, ckpt=given.ckpt, recipe=given.recipe,
         r=None if given.r is None else parse_r(given.r), prop_attn=given.prop_attn,
-        img_size=given.img_size, random_weights=given.random_weights, format=given.format,
+        img_size=given.img_size, random_weights=given.random_weights, weights=given.weights,
+        format=given.format,
         batch_size=None if given.dynamic_batch else _or(given.batch_size, 1),
         scatter=given.scatter, opset=given.opset, force=given.force,
     )  # fmt: skip
@@ -73,6 +74,7 @@ def _parser() -> VerbParser:
     add("--model", metavar="NAME", help="a timm ViT's name")
     add("--recipe", metavar="NAME|FILE", help="a recipe, whose model takes --ckpt")
     add("--random-weights", action="store_true", help="of --model or --recipe: do not load any")
+    add("--weights", choices=("live", "ema"), help="of a file of weights that holds both sets")
     add("--out", metavar="FILE", type=Path, required=True, help="what to write")
     add("--format", help="safetensors, torch or onnx; by default what the file's suffix says")
     add(

@@ -42,7 +42,7 @@ def _run(argv: list[str]) -> None:
         torch.manual_seed(0)  # random weights, the same each time
         loaded = load_model(
             given.model, given.ckpt, given.recipe, prop_attn=given.prop_attn,
-            img_size=given.img_size, random_weights=given.random_weights,
+            img_size=given.img_size, random_weights=given.random_weights, weights=given.weights,
         )  # fmt: skip
     check_depths(given.depth, loaded.model.depth)
     found = visualize(
@@ -78,6 +78,7 @@ def _parser() -> VerbParser:
     add("--model", help="a timm name; its published weights unless --ckpt is given")
     add("--recipe", help="a recipe's model")
     add("--random-weights", action="store_true", help="leave the weights as drawn")
+    add("--weights", choices=("live", "ema"), help="of a file of weights that holds both sets")
     add("--input", nargs="+", type=Path, required=True, metavar="FILE", help="what to show it")
     add("--out", type=Path, required=True, metavar="FILE",
         help=".png, .jpg, .webp; of a clip also .gif, .mp4")  # fmt: skip

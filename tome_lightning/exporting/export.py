@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+import checkpoints
 from tome_lightning.arguments import UsageError, check_output, nearest
 from tome_lightning.exporting import onnx
 from tome_lightning.exporting.architecture import architecture_of
@@ -94,6 +95,7 @@ def export_model(
     prop_attn: bool | None = None,
     img_size: int | None = None,
     random_weights: bool = False,
+    weights: checkpoints.Which | None = None,
     format: str | None = None,
     batch_size: int | None = 1,
     scatter: bool = True,
@@ -108,7 +110,7 @@ def export_model(
 
     Args:
         out: File to write, ``.safetensors``, ``.pt2`` or ``.onnx``.
-        model, ckpt, recipe, r, prop_attn, img_size, random_weights: As for
+        model, ckpt, recipe, r, prop_attn, img_size, random_weights, weights: As for
             ``tome_lightning.loaded.load_model``.
         format: safetensors, torch or onnx; by default what the suffix says.
         batch_size: Samples of a batch; ``None`` for any number. Not for safetensors.
@@ -129,14 +131,14 @@ def export_model(
     check_output(out, force)
     loaded = load_model(
         model, ckpt, recipe, r=r, prop_attn=prop_attn, img_size=img_size,
-        random_weights=random_weights,
+        random_weights=random_weights, weights=weights,
     )  # fmt: skip
     if loaded.no_head:
         raise UsageError(
             f"{ckpt or recipe} has no head for the classes of {recipe}, so random ones would be "
             "exported. Fine-tune it first, or export its features: --model NAME (timm's) --ckpt FILE."
         )
-    origin = find_origin(model, ckpt, recipe, random_weights)
+    origin = find_origin(model, ckpt, recipe, random_weights, weights)
     architecture = architecture_of(loaded, origin.vit)
     about = describe(loaded, origin, architecture)
 
@@ -144,7 +146,7 @@ def export_model(
         if kind == "safetensors":
             write_weights(loaded, about, file)
             return check_weights(loaded, architecture, file)
-        net, shape = loaded.model, loaded.input.shape
+        net, shape = loaded.model, loaded.shape
         if kind == "torch":
             write_program(net, shape, batch_size, about, file)
             return check_program(file, _probes(loaded, batch_size))
@@ -198,7 +200,7 @@ def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | Non
 
 def _probes(loaded: LoadedModel, batch: int | None) -> list[Probe]:
     batches = (batch, batch) if batch else (1, 3)
-    shape = loaded.input.shape
+    shape = loaded.shape
     return [
         draw_probe(loaded.model, shape, size, seed)
         for size, seed in zip(batches, SEEDS, strict=True)

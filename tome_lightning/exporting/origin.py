@@ -42,6 +42,7 @@ def find_origin(
     ckpt: str | Path | None = None,
     recipe: str | None = None,
     random_weights: bool = False,
+    which: checkpoints.Which | None = None,
 ) -> Origin:
     """The origin of what ``load_model`` has opened with the same arguments."""
     vit: dict[str, Any] = {}
@@ -50,12 +51,13 @@ def find_origin(
         section = read_yaml(recipes.path(recipe)).get("model") or {}
         vit = dict(section.get("vit") or {})
         weights = None if random_weights else ckpt or section.get("checkpoint")
+        which = which or section.get("weights")
     elif model is None and ckpt is not None:
         return _of_run(Path(ckpt))
     if weights is None:
         return Origin(vit=vit)
     file = Path(weights)
-    averaged = file.is_file() and bool(read(file).averaged)
+    averaged = file.is_file() and read(file, which).averaged
     family = checkpoints.identify(str(weights)).family
     return Origin(family, vit, averaged, licence_of(weights))
 

@@ -48,7 +48,7 @@ def how_to_load(
 
 
 def _sample(loaded: LoadedModel, batch: int | None) -> str:
-    shape = ", ".join(map(str, (batch or "B", *loaded.input.shape)))
+    shape = ", ".join(map(str, (batch or "B", *loaded.shape)))
     mean, std = (_number(values) for values in (loaded.mean, loaded.std))
     if isinstance(loaded.input, Spectrogram):
         return f"x: float32 [{shape}], (log-mel - {mean}) / (2 * {std})"

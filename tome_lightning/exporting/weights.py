@@ -70,7 +70,7 @@ def check_weights(loaded: LoadedModel, architecture: Architecture, file: Path) -
             f"timm's model does not take the file strictly: {error}"
         ) from error
     vit = loaded.model.vit
-    x = torch.randn(2, *loaded.input.shape, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, *loaded.shape, generator=torch.Generator().manual_seed(1))
     logits = vit(x)
     found = Difference(float((fresh(x) - logits).abs().max()), float(logits.abs().max()))
     if not found.largest <= EXACT:

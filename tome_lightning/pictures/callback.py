@@ -114,10 +114,10 @@ class GroupPictures(Callback):
         for index in (i * len(samples) // count for i in range(count)):
             views, label, _ = samples[index]
             x: Tensor = data.prepare(views[None])[0] if views.dtype == torch.uint8 else views
-            if tuple(x[0].shape) != module.input.shape:
+            if tuple(x[0].shape) != module.sample_shape:
                 rank_zero_warn(
                     f"GroupPictures draws nothing: samples are {tuple(x[0].shape)}, the model's own size "
-                    f"is {module.input.shape}"
+                    f"is {module.sample_shape}"
                 )
                 return []
             name = _label(label, module.class_names)

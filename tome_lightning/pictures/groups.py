@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,17 +77,18 @@ def trace_groups(
     for depth in depths:
         if not 1 <= depth <= model.depth:
             raise ValueError(f"depth is 1 to {model.depth}, the blocks of this model, got {depth}.")
+    grid = tuple(int(side) for side in model.vit.patch_embed.dynamic_feat_size(x.shape[2:]))
+    num_tokens = math.prod(grid) + model.num_prefix
     for r in rs:
-        check_possible(r, model.depth, model.num_tokens, model.num_prefix)
-    grid = tuple(int(side) for side in model.vit.patch_embed.grid_size)
+        check_possible(r, model.depth, num_tokens, model.num_prefix)
     found: list[list[Groups]] = [[] for _ in range(len(x))]
     before = model.r
     try:
         for r in rs:
             model.r = r
-            plan = model.plan()
+            plan = model.plan(num_tokens)
             for depth, source in zip(depths, model.forward_sources(x, depths), strict=True):
-                tokens = model.num_tokens - sum(plan[:depth])
+                tokens = num_tokens - sum(plan[:depth])
                 for place, row in enumerate(source[:, model.num_prefix :].cpu().numpy()):
                     ids = np.unique(row, return_inverse=True)[1].reshape(grid)
                     found[place].append(Groups(r, depth, tokens, ids.astype(np.int64)))

@@ -24,7 +24,7 @@ class Example:
 
     Attributes:
         name: The file's name, or another.
-        x: What the model reads: float32, of ``input.shape``.
+        x: What the model reads: float32, of the model's ``shape``.
         frames: What is shown of an image or a clip, uint8 ``[T, H, W, 3]``; T is 1 for an image.
         cells: Of a spectrogram the log-mel features, float32 ``[time, mels]``; else None.
         patch: Side of the patches of a spectrogram, and the distance from one to the next.
@@ -84,7 +84,7 @@ def example(
 
     Args:
         name: For captions.
-        x: One sample as the model reads it, of ``input.shape``.
+        x: One sample as the model reads it.
         input: What it is.
         mean: Of each channel, 0 to 1; of a spectrogram one, in natural logarithms.
         std: The same.
@@ -109,7 +109,7 @@ def _picture(path: Path, loaded: LoadedModel) -> Tensor:
 
     from datamodules.transforms import MAX_ASPECT, EvalTransform
 
-    channels, size, _ = loaded.input.shape
+    channels, size, _ = loaded.shape
     with Pictures.open(path) as picture:
         if max(picture.size) > MAX_ASPECT * min(picture.size):
             raise ValueError(f"{picture.width}x{picture.height} pixels is no picture's shape")

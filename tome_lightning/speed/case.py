@@ -37,6 +37,7 @@ class Case:
         checkpointing: The recipe's own.
         batch_size: Samples a step of the recipe (with repeats), on one device.
         dtype: float32, bfloat16 or float16: the recipe's trainer.precision.
+        img_size: Size of the data's samples, where the model takes any; by default its own.
     """
 
     name: str
@@ -48,11 +49,19 @@ class Case:
     checkpointing: bool = False
     batch_size: int | None = None
     dtype: str | None = None
+    img_size: tuple[int, ...] | None = None
 
     @property
     def model(self) -> ToMeViT:
         """The model that merges nothing yet; shares the weights."""
-        return patch(self.vit)
+        model = patch(self.vit)
+        model.img_size = self.shape[1:]
+        return model
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, without the batch."""
+        return self.input.shape if self.img_size is None else (self.input.shape[0], *self.img_size)
 
     def tokens(self, training: bool) -> int:
         """Tokens that enter the first block; training may leave some out."""
@@ -119,7 +128,11 @@ def from_recipe(words: Iterable[str], whole_run: bool = False) -> Case:
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(FineTune, "model")
     module: FineTune = parser.instantiate(_parse(parser, argv)).model
-    model = module.model
+    model, size = module.model, settings.get("img_size")
+    if not model.vit.dynamic_img_size:
+        size = None
+    elif size is not None:
+        model.img_size = size
     return Case(
         arguments.recipe, model.vit, module.input, module.task,
         r=model.r if any(model.plan()) else None,
@@ -127,6 +140,7 @@ def from_recipe(words: Iterable[str], whole_run: bool = False) -> Case:
         checkpointing=bool(model.vit.grad_checkpointing),
         batch_size=settings.get("batch_size"),
         dtype=settings.get("dtype"),
+        img_size=size,
     )  # fmt: skip
 
 
@@ -174,6 +188,8 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "batch_size" in data:
         found["batch_size"] = int(data["batch_size"]) * int(data.get("repeat_aug") or 1)
+    if isinstance(data.get("size"), int):
+        found["img_size"] = (data["size"], data["size"])
     if "precision" in (recipe.get("trainer") or {}):
         found["dtype"] = DTYPES.get(str(recipe["trainer"]["precision"]), "float32")
     return found

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tome_lightning.tome import ToMeViT, token_counts
+from tome_lightning.tome.projection import is_linear
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def macs(model: ToMeViT, plan: Sequence[int] | None = None, num_tokens: int | No
         merging += _merging(attn, r, entering, model.num_prefix)
     left = counts[-1] - (0 if vit.pool_include_prefix else model.num_prefix)
     return Macs(
-        patch_embed=_embedding(vit.patch_embed),
+        patch_embed=_embedding(vit.patch_embed, model),
         qkv=qkv,
         attention=attention,
         proj=proj,
@@ -117,18 +118,18 @@ def _weights(module: nn.Module | None) -> int:
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, layers))
 
 
-def _embedding(embed: Any) -> int:
+def _embedding(embed: Any, model: ToMeViT) -> int:
     if not hasattr(embed, "backbone"):
-        return int(embed.num_patches) * _weights(embed)
+        return (model.num_tokens - model.num_prefix) * _weights(embed)
     # a hybrid's convolutions, each with a resolution of its own
     channels = next(part.in_channels for part in embed.modules() if isinstance(part, nn.Conv2d))
-    return counted_macs(embed, (channels, *embed.img_size))
+    return counted_macs(embed, (channels, *model.img_size))
 
 
 def _merging(attn: Any, r: int, num_tokens: int, num_prefix: int) -> int:
     if not r:
         return 0
-    plain = type(attn.qkv) is nn.Linear and isinstance(attn.k_norm, nn.Identity)
+    plain = is_linear(attn.qkv) and isinstance(attn.k_norm, nn.Identity)
     metric = _weights(attn.qkv) // (3 * attn.num_heads) if plain else _weights(attn.qkv)
     first = num_prefix + num_prefix % 2  # sources are the even positions, targets the odd ones
     sources = len(range(first, num_tokens, 2))

@@ -54,7 +54,7 @@ class _Stepper:
     def __init__(self, case: Case, settings: Settings, batch: int) -> None:
         self.settings, self.task, self.vit = settings, case.task, case.vit
         generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(batch, *case.input.shape, generator=generator).to(settings.device)
+        self.x = torch.randn(batch, *case.shape, generator=generator).to(settings.device)
         y = torch.randint(case.task.num_classes, (batch,), generator=generator)
         if case.task.multi_label:
             y = nn.functional.one_hot(y, case.task.num_classes)
@@ -133,13 +133,13 @@ def _rows(case: Case, settings: Settings, batch: int, merged: list[ToMeViT]) -> 
     nothing = (0,) * dense.depth
     full = macs(dense, nothing, tokens)
     shared = Row(
-        variant="dense", model=case.name, img_size=case.input.shape[-1],
+        variant="dense", model=case.name, img_size=case.shape[-1],
         frames=getattr(case.input, "frames", None), depth=dense.depth, r=0, mode=settings.mode,
         device=settings.device.type, device_name=device_name(settings.device),
         dtype=settings.dtype, compile=settings.compile, prop_attn=settings.prop_attn,
         checkpointing=settings.checkpointing, batch=batch, tokens_in=tokens, tokens_out=tokens,
         torch=str(torch.__version__), macs=full.total, merging_macs=0,
-        counted_macs=counted_macs(case.vit, case.input.shape), mac_ratio=1.0, token_ratio=1.0,
+        counted_macs=counted_macs(case.vit, case.shape), mac_ratio=1.0, token_ratio=1.0,
     )  # fmt: skip
     rows = [shared]
     for model in merged:
@@ -151,7 +151,7 @@ def _rows(case: Case, settings: Settings, batch: int, merged: list[ToMeViT]) -> 
             replace(
                 shared, variant="tome", r=model.r, tokens_out=counts[-1], macs=cost.total,
                 merging_macs=cost.merging, mac_ratio=full.total / cost.total,
-                counted_macs=counted_macs(patch(case.vit, r=model.r), case.input.shape),
+                counted_macs=counted_macs(patch(case.vit, r=model.r), case.shape),
                 token_ratio=used / (2 * tokens * model.depth),
             )
         )  # fmt: skip

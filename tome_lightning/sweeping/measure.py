@@ -102,6 +102,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
         with quiet():
             prepared = PreparedSweep(stage, argv, Path(folder, "run"), limit)
+        prepared.model.follow(prepared.datamodule)
         rows = _planned(prepared, settle_r(r, prepared.model.model), name)
         return _Sweep(prepared, rows, after or (lambda rows: None)).run(batch_size, rounds)
 
@@ -164,7 +165,9 @@ class _Sweep:
             r=tuple(self.rows[i].r for i in merged), mode="forward", dtype=dtype, device=device,
             compile=module.compiles, prop_attn=model.prop_attn, rounds=rounds,
         )  # fmt: skip
-        case = Case(self.rows[0].name, model.vit, module.input, module.task)
+        case = Case(
+            self.rows[0].name, model.vit, module.input, module.task, img_size=model.img_size
+        )
         for i, timed in zip([0, *merged], measure(case, settings, batch), strict=True):
             self.rows[i] = replace(
                 self.rows[i], samples_per_s=timed.samples_per_s, speedup=timed.speedup,

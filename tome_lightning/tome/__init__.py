@@ -1,7 +1,7 @@
 """Token Merging for timm ViTs (Bolya et al., ICLR 2023): needs torch and timm only.
 
 Read in this order: ``state`` (what flows), ``matching`` (who merges), ``merge`` (how), ``plan`` (how
-many per block), ``block`` and ``model`` (on timm).
+many per block), ``block`` and ``model`` (on timm), ``facade`` (what timm's tools ask of a ViT).
 """
 
 from tome_lightning.tome.matching import Matching, bipartite_soft_matching, max_r

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tome_lightning.tome.attention import attend
 from tome_lightning.tome.matching import bipartite_soft_matching
 from tome_lightning.tome.merge import merge_tokens
+from tome_lightning.tome.projection import is_linear
 from tome_lightning.tome.state import TokenState
 
 
@@ -62,7 +63,7 @@ def head_mean_keys(attn: Any, normed: Tensor) -> Tensor:
     heads = (attn.num_heads, attn.head_dim)
     dtype = torch.promote_types(normed.dtype, torch.float32)
     with torch.autocast(normed.device.type, enabled=False):
-        if type(attn.qkv) is not nn.Linear or not isinstance(attn.k_norm, nn.Identity):
+        if not is_linear(attn.qkv) or not isinstance(attn.k_norm, nn.Identity):
             k = attn.k_norm(attn.qkv(normed)[..., keys].unflatten(-1, heads).transpose(1, 2))
             mean: Tensor = k.to(dtype).mean(dim=1)
             return mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -14,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tome_lightning.tome.attention import masked_kernels, size_bias
 from tome_lightning.tome.block import merging_block
+from tome_lightning.tome.facade import ViTFacade
 from tome_lightning.tome.merge import restore_order
-from tome_lightning.tome.plan import R, check_r, layer_plan
+from tome_lightning.tome.plan import R, check_r, layer_plan, requested_plan
 from tome_lightning.tome.state import TokenState
 from tome_lightning.tome.support import UnsupportedModelError, check_supported
 
@@ -43,7 +45,8 @@ def patch(
         trace_source: Keep track of which token each patch ended in (``TokenState.source``).
 
     Returns:
-        A model with the interface of a timm ViT: ``model(x)`` gives logits.
+        A model with the interface of a timm ViT: ``model(x)`` gives logits, and what timm's tools
+        look up (``pretrained_cfg``, ``group_matcher``, ``reset_classifier``, ...) is the ViT's.
 
     Raises:
         UnsupportedModelError: If the model cannot be merged correctly; says which part and why.
@@ -52,8 +55,8 @@ def patch(
     return ToMeViT(vit, r=r, prop_attn=prop_attn, trace_source=trace_source)
 
 
-class ToMeViT(nn.Module):
-    """A timm ViT whose blocks merge tokens; see ``patch``.
+class ToMeViT(ViTFacade):
+    """A timm ViT whose blocks merge tokens; see ``patch``. What it has not, its ViT answers.
 
     Attributes:
         vit: The stock timm model; its ``state_dict()`` has timm's keys.
@@ -76,6 +79,7 @@ class ToMeViT(nn.Module):
             )
         check_supported(vit)
         self.vit = vit
+        self._img_size: tuple[int, ...] | None = None
         self.r = r
         self.prop_attn = prop_attn
         self.trace_source = trace_source
@@ -98,9 +102,28 @@ class ToMeViT(nn.Module):
         return int(self.vit.num_prefix_tokens)
 
     @property
+    def img_size(self) -> tuple[int, ...]:
+        """Pixels of a sample (rows and columns, of a clip frames before) that tokens are counted of.
+
+        The model's own size; may be set where the model takes others (``dynamic_img_size``).
+        """
+        return self._img_size or tuple(self.vit.patch_embed.img_size)
+
+    @img_size.setter
+    def img_size(self, value: Sequence[int]) -> None:
+        if not self.vit.dynamic_img_size and tuple(value) != tuple(self.vit.patch_embed.img_size):
+            raise ValueError(
+                f"img_size {tuple(value)} is another than the model's, {self.img_size}, which takes no "
+                "other. Build it with dynamic_img_size=True, or call set_input_size()."
+            )
+        self._img_size = tuple(value)
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens of one image of the model's own size, prefix tokens included."""
-        return int(self.vit.patch_embed.num_patches) + self.num_prefix
+        """Tokens of one sample of ``img_size``, prefix tokens included."""
+        if self._img_size is None:
+            return int(self.vit.patch_embed.num_patches) + self.num_prefix
+        return math.prod(self.vit.patch_embed.dynamic_feat_size(self._img_size)) + self.num_prefix
 
     @property
     def train_tokens(self) -> int:
@@ -115,7 +138,7 @@ class ToMeViT(nn.Module):
 
         Args:
             num_tokens: Tokens that enter the first block, prefix tokens included; by default those
-                of an image of the model's own size.
+                of a sample of ``img_size``.
         """
         return layer_plan(self.r, self.depth, num_tokens or self.num_tokens, self.num_prefix)
 
@@ -168,15 +191,25 @@ class ToMeViT(nn.Module):
         Raises:
             ValueError: If the pooling needs sizes, tokens have merged, and none are known.
         """
-        if size is None:
-            if not hasattr(x, "token_size") and any(self.plan()) and self._pool_needs_size():
-                raise ValueError(
-                    f"forward_head() pools by {self.vit.global_pool!r}, which weighs merged tokens "
-                    "by size, and these tokens carry none. Pass size= (forward_state() has it), or "
-                    "the tensor that forward_features() returned, unchanged."
-                )
-            size = getattr(x, "token_size", None)
+        size = self._size_of(x, "forward_head", self._pool_needs_size()) if size is None else size
         return self._head(x, size, pre_logits)
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Pooled tokens, ``[B, C]``, as timm's method of that name; merged ones weigh by their size.
+
+        Args:
+            x: Tokens after the final norm, ``[B, N, C]``, from ``forward_features``.
+            pool_type: timm's name of another pooling than the model's.
+
+        Raises:
+            ValueError: If the pooling needs sizes, tokens have merged, and none are known.
+        """
+        needs_size = self._pool_needs_size(pool_type)
+        size = self._size_of(x, "pool", needs_size)
+        if size is None or not needs_size:
+            pooled: Tensor = self.vit.pool(x, pool_type)
+            return pooled
+        return self._weighted_pool(x, size, pool_type)
 
     def forward_intermediates(
         self,
@@ -242,6 +275,19 @@ class ToMeViT(nn.Module):
             taken = list(zip(taken, prefix, strict=True))
         return taken if intermediates_only else (self.vit.norm(state.x), taken)
 
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's method of that name; tokens are counted of that size from then on."""
+        self.vit.set_input_size(*args, **kwargs)
+        self._img_size = None
+
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> list[int]:
+        """timm's method of that name; the blocks that stay merge as many tokens as before."""
+        asked = requested_plan(self.r, self.depth)
+        taken: list[int] = self.vit.prune_intermediate_layers(*args, **kwargs)
+        if asked is not None:  # a share of each block needs no depth
+            self.r = asked[: self.depth]
+        return taken
+
     def forward_sources(self, x: Tensor, depths: Sequence[int] | None = None) -> list[Tensor]:
         """Which token each patch is in after chosen numbers of blocks.
 
@@ -292,25 +338,36 @@ class ToMeViT(nn.Module):
             return checkpoint(merging_block, *args, use_reentrant=False)
         return merging_block(*args)
 
-    def _pool_needs_size(self) -> bool:
-        return self.vit.attn_pool is not None or self.vit.global_pool in ("avg", "avgmax")
+    def _pool_needs_size(self, pool_type: str | None = None) -> bool:
+        pool_type = self.vit.global_pool if pool_type is None else pool_type
+        return self.vit.attn_pool is not None or pool_type in ("avg", "avgmax")
+
+    def _size_of(self, x: Tensor, method: str, needed: bool) -> Tensor | None:
+        """The sizes that ``forward_features`` attached to its tokens."""
+        if not hasattr(x, "token_size") and any(self.plan()) and needed:
+            raise ValueError(
+                f"{method}() pools by {self.vit.global_pool!r}, which weighs merged tokens "
+                "by size, and these tokens carry none. Pass size= (forward_state() has it), or "
+                "the tensor that forward_features() returned, unchanged."
+            )
+        return getattr(x, "token_size", None)
 
     def _head(self, x: Tensor, size: Tensor | None, pre_logits: bool = False) -> Tensor:
         vit = self.vit
         if size is None or not self._pool_needs_size():
             return vit.forward_head(x, pre_logits=pre_logits)
-        first = 0 if vit.pool_include_prefix else self.num_prefix
-        pooled = self._weighted_pool(x[:, first:], size[:, first:])
-        pooled = vit.head_drop(vit.fc_norm(pooled))
+        pooled = vit.head_drop(vit.fc_norm(self._weighted_pool(x, size)))
         return pooled if pre_logits else vit.head(pooled)
 
-    def _weighted_pool(self, x: Tensor, size: Tensor) -> Tensor:
+    def _weighted_pool(self, x: Tensor, size: Tensor, pool_type: str | None = None) -> Tensor:
         """Pool as if every merged token were there once for each of its patches."""
+        first = 0 if self.vit.pool_include_prefix else self.num_prefix
+        x, size = x[:, first:], size[:, first:]
         if self.vit.attn_pool is not None:
             with masked_kernels(x.device):
                 return self.vit.attn_pool(x, attn_mask=size_bias(size, x))
         mean = ((x * size).sum(dim=1) / size.sum(dim=1)).to(x.dtype)
-        if self.vit.global_pool == "avgmax":
+        if (pool_type or self.vit.global_pool) == "avgmax":
             return 0.5 * (x.amax(dim=1) + mean)
         return mean
 
