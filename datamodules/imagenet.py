@@ -10,9 +10,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import LabelledData, require
 from datamodules.errors import DataError
 from datamodules.filelist import FileList, class_folders, read_list, read_names, scan_folder
+from datamodules.image_reader import read_image
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
-from datamodules.transforms import EvalTransform, Interpolation, read_image, train_transform
+from datamodules.transforms import EvalTransform, Interpolation, train_transform
 
 
 class ImageNet(LabelledData):
@@ -49,6 +50,7 @@ class ImageNet(LabelledData):
         reprob: Probability of random erasing.
         remode: What erased pixels become: noise (pixel), one colour (rand), zero (const).
         recount: Greatest number of erased boxes.
+        exif: Turn pictures upright as their EXIF orientation says, as phones write it and viewers do.
         crop_pct: Share of the resized short side that the centre crop keeps; if null 224/256 up
             to size 224 and 1 above, as in MAE.
         pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
@@ -85,6 +87,7 @@ class ImageNet(LabelledData):
         reprob: float = 0.25,
         remode: Literal["pixel", "rand", "const"] = "pixel",
         recount: int = 1,
+        exif: bool = True,
         crop_pct: float | None = None,
         pin_memory: bool = True,
         prefetch_factor: int = 2,
@@ -108,6 +111,7 @@ class ImageNet(LabelledData):
         self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
         self.channels = channels
+        self.exif = exif
         self.sample_shape = (channels, size, size)  # of one view
         require("size", size, size >= 1, "1 or more")
         require("channels", channels, channels in (1, 3), "1 or 3")
@@ -161,7 +165,7 @@ class ImageNet(LabelledData):
             split,
             self.root,
             files,
-            partial(read_image, channels=self.channels),
+            partial(read_image, channels=self.channels, exif=self.exif),
             self._train_transform if train else self._eval_transform,
             seed=self.seed,
             workers=self.workers,
