@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from datamodules.audio import AUDIO_EXTENSIONS
 from datamodules.errors import DataError
-from datamodules.filelist import files_below
 from datamodules.tagged import TaggedList
+from datamodules.walking import LeftOut, files_below
 
 HEADER = ["index", "mid", "display_name"]
 PLAIN_HEADER = ["path", "labels"]
@@ -121,11 +121,15 @@ class ClipFinder:
     Args:
         root: Folder that relative paths of lists start from.
         clips: Folder where, or below which, the clips of CSV lists lie.
+
+    Attributes:
+        left_out: What was passed over below `clips`.
     """
 
     def __init__(self, root: str, clips: str) -> None:
         self.root = root
         self.clips = clips
+        self.left_out = LeftOut()
         self._names: dict[str, set[str]] = {}  # what is in a folder
         self._stems: dict[str, str] | None = None  # path of a clip below `clips`
 
@@ -168,7 +172,7 @@ class ClipFinder:
         """Path of every clip below `clips` by its name without ending."""
         root = os.path.join(self.root, "")
         best: dict[str, tuple[int, str]] = {}
-        for path in files_below(Path(self.clips), AUDIO_EXTENSIONS):
+        for path in files_below(self.clips, AUDIO_EXTENSIONS, self.left_out):
             stem, ending = os.path.splitext(os.path.basename(path))
             choice = AUDIO_EXTENSIONS.index(ending.lower()), path.removeprefix(root)
             if stem not in best or choice < best[stem]:

@@ -296,6 +296,8 @@ class AudioSet(LabelledData):
                 f"{split}: {lost:,} of {there + lost:,} clips listed are not there, e.g. "
                 f"{listed.missing[0]}; they are left out"
             )
+            if told := self._finder.left_out.describe():
+                rank_zero_warn(f"{self.clips}, searched for them: {told}")
         if listed.repeated:
             rank_zero_info(f"{split}: {listed.repeated:,} of {there:,} clips are listed repeatedly")
         empty = np.flatnonzero(listed.files.class_counts(self.num_classes) == 0)

@@ -13,9 +13,19 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.errors import DataError
+from datamodules.walking import Identity, LeftOut, above, entries, files_below, identity, is_data
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv")
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jpe", ".mpo",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".apng", ".dib", ".gif", ".avif", ".avifs", ".pbm",
+    ".pnm", ".pfm", ".tga", ".qoi", ".pcx", ".sgi", ".ras", ".dds", ".psd", ".ico", ".icns",
+)  # fmt: skip
+VIDEO_EXTENSIONS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".f4v", ".mk3d",
+    ".divx", ".mpe", ".m1v", ".m2v", ".mp2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".wmv", ".asf",
+    ".3gp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".mxf", ".dv", ".nut", ".ivf", ".y4m", ".mj2",
+    ".mjpeg", ".mjpg", ".gif", ".h264", ".264", ".h265", ".265", ".hevc",
+)  # fmt: skip
 
 
 class LabelledFiles(ABC):
@@ -152,16 +162,18 @@ def keep_rows(
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in `folder` in alphabetical order, hidden ones left out.
+    """Names of the class folders in `folder` in alphabetical order.
+
+    Hidden folders, those of thumbnails, and links to where they lie in themselves are none.
 
     Raises:
         DataError: `folder` is missing or cannot be listed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}; check the path") from None
+    found = [entry for entry in entries(folder) if entry.is_dir() and is_data(entry.name)]
+    links = [entry for entry in found if entry.is_symlink()]
+    around = above(folder) | {identity(folder)} if links else set()
+    loops = {entry.name for entry in links if identity(entry.path) in around}
+    return [entry.name for entry in found if entry.name not in loops]
 
 
 def scan_folder(
@@ -169,42 +181,36 @@ def scan_folder(
     split: str,
     labels: Mapping[str, int],
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
+    left_out: LeftOut | None = None,
 ) -> FileList:
-    """Every file below `root/split/<class>`, by class and then by path, hidden files left out.
+    """Every file below `root/split/<class>`, by class and then by path; see `files_below`.
 
     Args:
         root: Folder of the data set; the paths of the list are relative to it.
         split: Name of the split's folder.
         labels: Class index of each class folder.
         extensions: Endings of the files wanted, in lower case.
+        left_out: Takes note of what is passed over.
 
     Raises:
         DataError: A folder cannot be listed.
     """
+    left_out = LeftOut() if left_out is None else left_out
+    left_out.note_beside(root / split, labels, extensions)
+    numbers = {name: identity(root / split / name) for name in labels}
     paths: list[str] = []
     indices: list[int] = []
+    seen: set[tuple[int, Identity]] = set()
     for name, label in sorted(labels.items(), key=lambda item: (item[1], item[0])):
-        found = sorted(files_below(root / split / name, extensions))
+        folder = root / split / name
+        if (label, numbers[name]) in seen:  # another spelling of the same class, linked
+            left_out.links.append(str(folder))
+            continue
+        seen.add((label, numbers[name]))
+        found = sorted(files_below(folder, extensions, left_out, taken=numbers.values()))
         paths += [os.path.relpath(path, root) for path in found]
         indices += [label] * len(found)
     return FileList(paths, indices)
-
-
-def files_below(folder: Path, extensions: tuple[str, ...]) -> Iterable[str]:
-    """Paths of all files below a folder with these endings (lower case), hidden ones left out.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:  # os.walk skips what it cannot list unless told otherwise
-        raise DataError(f"cannot list {error.filename}: {error.strerror}") from None
-
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(extensions) and not name.startswith("."):
-                yield os.path.join(parent, name)
 
 
 def read_list(path: Path, classes: int | None = None) -> FileList:

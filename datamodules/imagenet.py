@@ -6,21 +6,31 @@ from typing import Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from PIL.Image import registered_extensions
 
 from datamodules.base import LabelledData, require
 from datamodules.errors import DataError
-from datamodules.filelist import FileList, class_folders, read_list, read_names, scan_folder
+from datamodules.filelist import (
+    IMAGE_EXTENSIONS,
+    FileList,
+    class_folders,
+    read_list,
+    read_names,
+    scan_folder,
+)
 from datamodules.image_reader import read_image
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.transforms import EvalTransform, Interpolation, train_transform
+from datamodules.walking import LeftOut
 
 
 class ImageNet(LabelledData):
     """`root/{train,val}/<class>/*` or file lists; any number of classes.
 
     The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
-    class; hidden files and folders are left out. `test` is `root/test` if that has class folders,
+    class, behind links as well; what is hidden, a thumbnail or of another kind is left out, and told.
+    `test` is `root/test` if that has class folders,
     else `val`. Training x: `[B, C, size, size]`; evaluation x: `[B, 1, C, size, size]`; uint8 from the
     loader, see `prepare`. The defaults are MAE's fine-tuning recipe for ImageNet-1k.
 
@@ -217,7 +227,11 @@ class ImageNet(LabelledData):
     def _scan(self, split: str) -> FileList:
         folder = self._test_folder if split == "test" else split
         labels = {name: label for label, name in enumerate(self.class_names)}
-        files = scan_folder(Path(self.root), folder, labels)
+        readable = tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
+        left_out = LeftOut()
+        files = scan_folder(Path(self.root), folder, labels, readable, left_out)
+        if told := left_out.describe():
+            rank_zero_warn(f"{Path(self.root, folder)}: {told}")
         present = np.bincount(files.labels, minlength=self.num_classes) > 0
         empty = [
             name for name, any_file in zip(self.class_names, present, strict=True) if not any_file

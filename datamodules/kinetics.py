@@ -24,6 +24,7 @@ from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.video_check import VideoCheck
 from datamodules.video_transforms import ClipEvalTransform, ClipTrainTransform
+from datamodules.walking import LeftOut
 
 LOOKED_FOR = 100  # files of a list that are looked for before anything starts
 
@@ -295,7 +296,10 @@ class Kinetics400(LabelledData):
                 f"{self.root}; set data.root, or data.{split}_list"
             )
         labels = match_folders(folder, found, self.class_names)
-        files = scan_folder(Path(self.root), name, labels, VIDEO_EXTENSIONS)
+        left_out = LeftOut()
+        files = scan_folder(Path(self.root), name, labels, VIDEO_EXTENSIONS, left_out)
+        if told := left_out.describe():
+            rank_zero_warn(f"{folder}: {told}")
         if not len(files):
             raise DataError(
                 f"{folder}: the class folders hold no video ({', '.join(VIDEO_EXTENSIONS)})"
