@@ -1,6 +1,5 @@
 """AudioSet's lists: the classes, AudioMAE's JSON, the segment CSVs, and the clips of a folder."""
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.audio import AUDIO_EXTENSIONS
+from datamodules.csv_lines import cells
 from datamodules.errors import DataError
 from datamodules.tagged import TaggedList
 from datamodules.walking import LeftOut, files_below
@@ -68,7 +68,10 @@ def read_classes(path: Path) -> Classes:
         DataError: The file is missing, its header another, a label id there twice, or the index not
             every number from 0 on once.
     """
-    rows = [row for row in csv.reader(_text(path).split("\n"), skipinitialspace=True) if row]
+    try:
+        rows = [cells(line) for line in _text(path).split("\n") if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{path} is no CSV of classes: {error}") from None
     if not rows or rows[0] != HEADER:
         raise DataError(
             f"{path}: expected the header {','.join(HEADER)}, got "
@@ -231,17 +234,20 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _is_plain(path: Path) -> bool:
-    first = _text(path).partition("\n")[0].strip()
-    return [name.strip().lower() for name in first.split(",")] == PLAIN_HEADER
+    try:
+        first = cells(_text(path).partition("\n")[0])
+    except ValueError:
+        return False
+    return [name.strip().lower() for name in first] == PLAIN_HEADER
 
 
 def _read_plain(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if number == 1 or not line.strip():
             continue
-        try:  # line by line: an open quote would swallow all that follows
-            clip, labels = next(csv.reader([line.strip()], skipinitialspace=True, strict=True))
-        except (ValueError, csv.Error):
+        try:
+            clip, labels = cells(line)
+        except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected a path and its labels with ; in between, got "
                 f"{line.strip()[:80]!r}"
@@ -277,9 +283,9 @@ def _read_segments(path: Path) -> Iterator[Row]:
         if not line or line.startswith("#"):
             continue
         try:
-            clip, start, end, *labels = next(csv.reader([line], skipinitialspace=True, strict=True))
+            clip, start, end, *labels = cells(line)
             float(start), float(end)
-        except (ValueError, csv.Error):
+        except ValueError:
             raise DataError(
                 f'{path}, line {number}: expected `YTID, start_seconds, end_seconds, "labels"`, got '
                 f"{line[:80]!r}"
