@@ -183,7 +183,9 @@ class ClipFinder:
         return {stem: path for stem, (_, path) in best.items()}
 
 
-def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> Listed:
+def read_lists(
+    paths: Sequence[Path], classes: Classes, finder: ClipFinder, bare: bool = False
+) -> Listed:
     """Read one list or several, JSON or CSV, one after the other, and look for their clips.
 
     A JSON, known by the ending of its name, is AudioMAE's `{"data": [{"wav": path, "labels": ids}]}`
@@ -197,6 +199,7 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
         paths: The lists.
         classes: The classes that their labels are of.
         finder: Where the clips are.
+        bare: Whether a list may be one without any labels, in a CSV or JSON of paths.
 
     Raises:
         DataError: A list is missing, empty or malformed, has labels that are no class or clips
@@ -207,11 +210,12 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     labels: list[Sequence[int]] = []
     first: Row | None = None
     for path in paths:
-        rows = list(_rows(path))
+        rows = list(_rows(path, bare))
         if not rows:
             raise DataError(f"{path} lists no clip")
         first = first or rows[0]
-        targets = _targets(path, rows, classes)
+        unlabelled = bare and not any(row.labels for row in rows)
+        targets = [()] * len(rows) if unlabelled else _targets(path, rows, classes)
         for row, target, clip in zip(rows, targets, finder.find(rows), strict=True):
             if clip is None:
                 missing.append(row.clip)
@@ -227,10 +231,10 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     return Listed(TaggedList(found, labels, len(classes.names)), missing, repeated)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, bare: bool) -> Iterator[Row]:
     if path.suffix.lower() == ".json":
-        return _read_json(path)
-    return _read_plain(path) if _is_plain(path) else _read_segments(path)
+        return _read_json(path, bare)
+    return _read_plain(path, bare) if _is_plain(path) else _read_segments(path)
 
 
 def _is_plain(path: Path) -> bool:
@@ -238,15 +242,16 @@ def _is_plain(path: Path) -> bool:
         first = cells(_text(path).partition("\n")[0])
     except ValueError:
         return False
-    return [name.strip().lower() for name in first] == PLAIN_HEADER
+    return [name.strip().lower() for name in first] in (PLAIN_HEADER, PLAIN_HEADER[:1])
 
 
-def _read_plain(path: Path) -> Iterator[Row]:
+def _read_plain(path: Path, bare: bool = False) -> Iterator[Row]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if number == 1 or not line.strip():
             continue
         try:
-            clip, labels = cells(line)
+            row = cells(line)
+            clip, labels = (*row, "") if bare and len(row) == 1 else row
         except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected a path and its labels with ; in between, got "
@@ -255,7 +260,7 @@ def _read_plain(path: Path) -> Iterator[Row]:
         yield Row(number, clip.strip(), labels)
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path, bare: bool) -> Iterator[Row]:
     try:
         content = json.loads(_text(path))
         entries = content["data"]
@@ -270,6 +275,8 @@ def _read_json(path: Path) -> Iterator[Row]:
         match entry:
             case {"wav": str(clip), "labels": str(labels)}:
                 yield Row(number, clip, labels)
+            case {"wav": str(clip)} if bare and "labels" not in entry:
+                yield Row(number, clip, "")
             case _:
                 raise DataError(
                     f'{path}, entry {number}: expected {{"wav": path, "labels": ids}}, got '

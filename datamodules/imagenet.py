@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import registered_extensions
 
 from datamodules.base import LabelledData, require
+from datamodules.class_names import numbered, refuse_other_folders
 from datamodules.errors import DataError
 from datamodules.filelist import (
     IMAGE_EXTENSIONS,
@@ -43,9 +44,10 @@ class ImageNet(LabelledData):
         train_list: Text file with one `path,label` or `path label` a line, instead of
             `root/train`; paths are relative to root, labels count from 0.
         val_list: The same instead of `root/val`.
-        test_list: The same for the test split; `val_list` if null.
+        test_list: The same for the test split; `val_list` if null. For prediction a list may be one of
+            paths alone.
         class_list: Text file with one class name a line, for file lists; without it the names are
-            the numbers.
+            the numbers, or in evaluation those of the checkpoint.
         size: Side of the square input in pixels.
         channels: 3 for RGB, 1 for grey.
         mean: Mean of each channel on the scale 0 to 1.
@@ -120,6 +122,7 @@ class ImageNet(LabelledData):
         self.class_list = class_list
         self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
+        self._predicting = False
         self.channels = channels
         self.exif = exif
         self.sample_shape = (channels, size, size)  # of one view
@@ -158,6 +161,8 @@ class ImageNet(LabelledData):
         """
         if not Path(self.root).is_dir():
             raise DataError(f"root {self.root} is not a folder; expected train/ and val/ in it")
+        if self._predicting != (stage == "predict"):  # which takes lists that others do not
+            self._predicting, self._lists_read = stage == "predict", {}
         if self._from_lists:
             self._check_lists(stage)
         else:
@@ -192,14 +197,23 @@ class ImageNet(LabelledData):
         return self._class_names
 
     def _find_class_names(self) -> list[str]:
-        if self.class_list is not None:
-            return read_names(Path(self.root, self.class_list))
-        if self._from_lists:
-            given = [split for split in ("train", "val") if self.lists[split]]
-            last = max(int(self._list(split).labels.max()) for split in given)
-            return [str(label) for label in range(last + 1)]
+        path = None if self.class_list is None else Path(self.root, self.class_list)
+        if path is not None and (self.known_classes is None or path.is_file()):
+            return read_names(path)
+        if self.known_classes is not None:
+            return self.known_classes
         train = Path(self.root, "train")
-        return class_folders(train if train.is_dir() else Path(self.root, "val"))
+        if not self._from_lists:
+            return class_folders(train if train.is_dir() else Path(self.root, "val"))
+        given = [split for split in ("train", "val") if self.lists[split]]
+        if not given and train.is_dir():
+            return class_folders(train)
+        if not given and self.head_classes is not None:
+            return [str(label) for label in range(self.head_classes)]
+        lists = [
+            (Path(self.root, str(self.lists[name])), self._list(name)) for name in given or ["test"]
+        ]
+        return max((numbered(path, files) for path, files in lists), key=len)
 
     def _check_folders(self, stage: str | None) -> None:
         if self.class_list is not None:
@@ -212,7 +226,8 @@ class ImageNet(LabelledData):
             classes = class_folders(folder)
             if not classes:
                 raise DataError(f"{folder} has no class folders; expected {name}/<class>/<image>")
-            _refuse_difference(folder, classes, self.class_names)
+            known = self.known_classes is not None
+            refuse_other_folders(folder, classes, self.class_names, of_checkpoint=known)
 
     @property
     def _test_folder(self) -> str:
@@ -226,7 +241,8 @@ class ImageNet(LabelledData):
 
     def _scan(self, split: str) -> FileList:
         folder = self._test_folder if split == "test" else split
-        labels = {name: label for label, name in enumerate(self.class_names)}
+        found = set(class_folders(Path(self.root, folder)))
+        labels = {name: label for label, name in enumerate(self.class_names) if name in found}
         readable = tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
         left_out = LeftOut()
         files = scan_folder(Path(self.root), folder, labels, readable, left_out)
@@ -239,8 +255,9 @@ class ImageNet(LabelledData):
         if not empty:
             return files
         line = (
-            f"{Path(self.root, folder)}: {len(empty)} of {self.num_classes} class folders hold no "
-            f"image, for example {empty[0]}"
+            f"{Path(self.root, folder)}: {len(empty)} of {self.num_classes} "
+            f"{'class folders hold' if len(labels) == self.num_classes else 'classes have'} no image, "
+            f"for example {empty[0]}"
         )
         if split == "train" or not len(files):
             raise DataError(f"{line}; fill them, or remove them in every split")
@@ -256,7 +273,7 @@ class ImageNet(LabelledData):
             path = self.lists[split]
             if path is None:
                 raise DataError(f"{split}_list is not set; file lists are needed for every split")
-            self._lists_read[split] = read_list(Path(self.root, path))
+            self._lists_read[split] = read_list(Path(self.root, path), bare=self._predicting)
         return self._lists_read[split]
 
     def _check_lists(self, stage: str | None) -> None:
@@ -272,7 +289,7 @@ class ImageNet(LabelledData):
                     f"{path} has label {highest}, but there are {self.num_classes} classes, "
                     "0 the first"
                 )
-            counts = np.bincount(files.labels, minlength=self.num_classes)
+            counts = files.class_counts(self.num_classes)
             if split == "train" and self.class_list is None and not counts.all():
                 raise DataError(
                     f"{path}: no file has label {int(counts.argmin())} of 0 to "
@@ -284,18 +301,3 @@ def _needed(stage: str | None) -> tuple[str, ...]:
     return {"fit": ("train", "val"), None: ("train", "val"), "validate": ("val",)}.get(
         stage, ("test",)
     )
-
-
-def _refuse_difference(folder: Path, found: list[str], expected: list[str]) -> None:
-    missing = sorted(set(expected) - set(found))
-    extra = sorted(set(found) - set(expected))
-    parts = [
-        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for word, names in (("missing", missing), ("unknown", extra))
-        if names
-    ]
-    if parts:
-        raise DataError(
-            f"{folder} has not the class folders of the training split: {' and '.join(parts)}; "
-            "all splits need the same ones"
-        )

@@ -28,11 +28,13 @@ class SavedConfig(NamedTuple):
         config: By section.
         recipe: Name of the recipe.
         logged_steps: Steps whose logs are complete, if it says so.
+        class_names: Of its head, if it says so.
     """
 
     config: dict[str, Any]
     recipe: str | None
     logged_steps: int | None
+    class_names: list[str] | None = None
 
 
 def find_checkpoint(
@@ -158,7 +160,7 @@ def checkpoint_config(
         )
     progress = Progress.read(saved)
     steps = progress.steps - progress.validation_due if progress else None
-    return SavedConfig(config, ours.get("recipe"), steps)
+    return SavedConfig(config, ours.get("recipe"), steps, ours.get("class_names"))
 
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:
