@@ -215,7 +215,8 @@ def _first_of(path: str, by_soundfile: Callable[[str], T], by_pyav: Callable[[st
 def _open_soundfile(path: str) -> Any:
     import soundfile
 
-    sound = soundfile.SoundFile(path)
+    # as bytes, since of text it takes no name that is not UTF-8; on Windows all names are text
+    sound = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
     if sound.subtype.startswith("MPEG"):
         sound.close()
         raise AudioError("holds MP3, whatever its name says")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,26 @@ def test_published_weights_are_measured_on_a_list_alone(runs: Path, new: Path, c
     (new / "list.txt").write_text("3.png\n")
     assert main(["predict", *words, "--run_dir=predict"]) == 0
     assert set(rows_of("predict")[0]) >= {"class1", "class2", "class3"}
+
+
+@pytest.mark.parametrize("way", ["list", "folder"])
+def test_names_that_are_no_text_cost_no_prediction(way: str, runs: Path, new: Path):
+    odd = [os.fsdecode(f"pict\xff{k}, ü.png".encode("latin-1")) for k in range(3)]
+    folder = new / "test" / "cat"
+    folder.mkdir(parents=True)
+    try:
+        for name in odd:
+            shutil.copy(new / "3.png", folder / name)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    lines = "".join(f'"test/cat/{name}" 2\n' for name in odd) + "4.png 0\n"
+    (new / "list.txt").write_bytes(os.fsencode(lines))
+    words = ["--ckpt_path", f"{runs}/image/checkpoints/best.ckpt", "--data.root=new", *QUICK]
+    words += ["--data.test_list=list.txt"] if way == "list" else []
+    assert main(["predict", *words, "--run_dir=predict"]) == 0
+    files = [row["file"] for row in rows_of("predict")]
+    escaped = [f"new/test/cat/pict\\udcff{k}, \\udcfc.png" for k in range(3)]
+    assert files == escaped + (["new/4.png"] if way == "list" else [])
 
 
 def test_videos_are_measured_on_a_list_alone(tmp_path, monkeypatch):

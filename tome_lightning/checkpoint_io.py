@@ -115,7 +115,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file of a run; where that fails the run goes on without it, with a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         rank_zero_warn(f"{path} could not be written: {error.strerror or error}")
 

@@ -136,6 +136,20 @@ def test_a_file_without_samples_is_an_empty_waveform(name: str, tmp_path: Path):
     assert read_waveform(write(tmp_path / name, np.zeros(0, np.float32), 44_100)).shape == (0,)
 
 
+@pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.ogg", "clip.opus", "clip.mp3"])
+def test_a_name_that_is_no_text_is_read_like_any(name: str, tmp_path: Path):
+    path = tmp_path / name
+    encode(path, sweep(), "libmp3lame") if name == "clip.mp3" else write(path, sweep())
+    odd = path.with_name(f"cl\udcffp{path.suffix}")
+    expected, facts = read_waveform(str(path)), probe(str(path))
+    try:
+        path.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    assert torch.equal(read_waveform(str(odd)), expected)
+    assert probe(str(odd)) == facts
+
+
 def test_a_video_s_sound_is_read(tmp_path: Path):
     wave = sweep()
     read = read_waveform(encode(tmp_path / "clip.mp4", wave, "aac", video=True))

@@ -89,6 +89,9 @@ def example(
         mean: Of each channel, 0 to 1; of a spectrogram one, in natural logarithms.
         std: The same.
     """
+    name = name.encode(
+        errors="backslashreplace"
+    ).decode()  # a file's name need not be text, a caption is
     x = x.detach().float().cpu()
     if isinstance(input, Spectrogram):
         cells = (x[0] * (2 * std[0]) + mean[0]).numpy()
