@@ -18,9 +18,9 @@ def cells(line: str, separator: str = ",") -> list[str]:
     Raises:
         ValueError: A quoted cell does not end before a separator.
     """
-    kind = {"delimiter": separator, "skipinitialspace": True, "strict": True}
+    rows = csv.reader([line.strip()], delimiter=separator, skipinitialspace=True, strict=True)
     try:
-        return next(csv.reader([line.strip()], **kind), [])
+        return next(rows, [])
     except csv.Error as error:
         raise ValueError(str(error)) from None
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.csv_lines import LABEL_HEADER, path_and_label, unquoted
 from datamodules.errors import DataError
-from datamodules.walking import Identity, LeftOut, above, entries, files_below, identity, is_data
+from datamodules.walking import LeftOut, above, entries, files_below, is_data
 
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jpe", ".mpo",
@@ -178,9 +178,9 @@ def class_folders(folder: Path) -> list[str]:
     """
     found = [entry for entry in entries(folder) if entry.is_dir() and is_data(entry.name)]
     links = [entry for entry in found if entry.is_symlink()]
-    around = above(folder) | {identity(folder)} if links else set()
-    loops = {entry.name for entry in links if identity(entry.path) in around}
-    return [entry.name for entry in found if entry.name not in loops]
+    around = above(folder) | {os.path.realpath(folder)} if links else set()
+    loops = {entry.name for entry in links if os.path.realpath(entry.path) in around}
+    return sorted(entry.name for entry in found if entry.name not in loops)
 
 
 def scan_folder(
@@ -204,17 +204,17 @@ def scan_folder(
     """
     left_out = LeftOut() if left_out is None else left_out
     left_out.note_beside(root / split, labels, extensions)
-    numbers = {name: identity(root / split / name) for name in labels}
+    places = {name: os.path.realpath(root / split / name) for name in labels}
     paths: list[str] = []
     indices: list[int] = []
-    seen: set[tuple[int, Identity]] = set()
+    seen: set[tuple[int, str]] = set()
     for name, label in sorted(labels.items(), key=lambda item: (item[1], item[0])):
         folder = root / split / name
-        if (label, numbers[name]) in seen:  # another spelling of the same class, linked
+        if (label, places[name]) in seen:  # another spelling of the same class, linked
             left_out.links.append(str(folder))
             continue
-        seen.add((label, numbers[name]))
-        found = sorted(files_below(folder, extensions, left_out, taken=numbers.values()))
+        seen.add((label, places[name]))
+        found = sorted(files_below(folder, extensions, left_out, taken=places.values()))
         paths += [os.path.relpath(path, root) for path in found]
         indices += [label] * len(found)
     return FileList(paths, indices)

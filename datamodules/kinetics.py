@@ -308,7 +308,7 @@ class Kinetics400(LabelledData):
             rank_zero_warn(f"{folder}: {told}")
         if not len(files):
             raise DataError(
-                f"{folder}: the class folders hold no video ({', '.join(VIDEO_EXTENSIONS)})"
+                f"{folder}: the class folders hold no video; {told or 'they are empty'}"
             )
         missing = self.num_classes - len(np.unique(files.labels))
         if missing:

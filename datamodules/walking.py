@@ -1,9 +1,10 @@
 """Files below a folder: each real file once, and an account of all that is left out."""
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
 
 from datamodules.errors import DataError
@@ -14,8 +15,6 @@ NOT_DATA = (
     "system volume information", "thumbs", "thumbnails", "__macosx", "lost+found",
 )  # fmt: skip
 SHOWN = 3  # paths that a message names
-
-Identity = tuple[int, int]  # device and number of a folder, whatever path leads to it
 
 
 @dataclass
@@ -69,34 +68,23 @@ def is_data(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in NOT_DATA
 
 
-def identity(folder: str | Path) -> Identity:
-    """What two paths to the same folder have in common.
-
-    Raises:
-        DataError: The folder cannot be opened.
-    """
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}") from None
-    return status.st_dev, status.st_ino
-
-
-def above(folder: str | Path) -> set[Identity]:
-    """The folders that a folder lies in, along its path and along its real path."""
+def above(folder: str | Path) -> set[str]:
+    """The real paths of the folders that a folder lies in, along its path and along its real path."""
     path = Path(folder).absolute()
-    return {identity(parent) for place in (path, path.resolve()) for parent in place.parents}
+    return {
+        os.path.realpath(parent) for place in (path, path.resolve()) for parent in place.parents
+    }
 
 
-def entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name.
+def entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, in any order.
 
     Raises:
         DataError: It cannot be listed.
     """
     try:
         with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+            yield from found
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror}; check the path") from None
 
@@ -105,57 +93,59 @@ def files_below(
     folder: str | Path,
     extensions: tuple[str, ...],
     left_out: LeftOut | None = None,
-    taken: Collection[Identity] = (),
+    taken: Collection[str] = (),
 ) -> Iterator[str]:
     """Paths of all files below a folder with these endings, each real file once.
 
-    Links are followed after all else, so that what has a path without one is found by that.
+    In any order, since millions need not be sorted twice; but links are followed after all else, and
+    by name, so that what has a path without one is found by that.
 
     Args:
         folder: Where to look.
         extensions: Endings in lower case.
         left_out: Takes note of what is passed over.
-        taken: Folders that links are not followed to, besides those that `folder` lies in.
+        taken: Real paths of folders that links are not followed to, besides those that `folder` lies in.
 
     Raises:
         DataError: A folder cannot be listed.
     """
     left_out = LeftOut() if left_out is None else left_out
     closed = {*taken, *above(folder)}
-    walked: set[Identity] = set()
-    folders, linked_folders = deque([str(folder)]), deque[str]()
+    walked: set[str] = set()
+    folders, linked_folders = [str(folder)], list[str]()
     linked_files: list[str] = []
     while folders or linked_folders:
-        here = (folders or linked_folders).popleft()
-        number = identity(here)
-        if number in walked or (number in closed and walked):  # the first one is never passed over
+        here = folders.pop() if folders else heappop(linked_folders)
+        real = os.path.realpath(here)
+        if real in walked or (real in closed and walked):  # the first one is never passed over
             left_out.links.append(here)
             continue
-        walked.add(number)
+        walked.add(real)
         for entry in entries(here):
-            if entry.is_dir():
-                queue = linked_folders if entry.is_symlink() else folders
-                queue.append(entry.path) if is_data(entry.name) else left_out.folders.append(
-                    entry.path
-                )
+            if entry.is_dir() and not is_data(entry.name):
+                left_out.folders.append(entry.path)
+            elif entry.is_dir() and entry.is_symlink():
+                heappush(linked_folders, entry.path)
+            elif entry.is_dir():
+                folders.append(entry.path)
             elif not _wanted(entry.name, extensions, left_out):
                 continue
             elif entry.is_symlink():
                 linked_files.append(entry.path)
             else:
                 yield entry.path
-    yield from _resolved(linked_files, extensions, walked, left_out)
+    yield from _resolved(sorted(linked_files), extensions, walked, left_out)
 
 
 def _resolved(
-    links: list[str], extensions: tuple[str, ...], walked: set[Identity], left_out: LeftOut
+    links: list[str], extensions: tuple[str, ...], walked: set[str], left_out: LeftOut
 ) -> Iterator[str]:
     """The links among files whose real file neither lies in a folder walked nor came before."""
     found: set[str] = set()
     for link in links:
         real = os.path.realpath(link)
         parent, name = os.path.split(real)
-        there = os.path.exists(real) and _wanted(name, extensions) and identity(parent) in walked
+        there = parent in walked and _wanted(name, extensions) and os.path.exists(real)
         if there or real in found:
             left_out.links.append(link)
         else:
@@ -173,4 +163,4 @@ def _wanted(name: str, extensions: tuple[str, ...], left_out: LeftOut | None = N
 
 
 def _some(paths: list[str]) -> str:
-    return f"{', '.join(paths[:SHOWN])}{', ...' if len(paths) > SHOWN else ''}"
+    return f"{', '.join(sorted(paths)[:SHOWN])}{', ...' if len(paths) > SHOWN else ''}"
