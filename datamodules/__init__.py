@@ -4,7 +4,7 @@
 clips `[C, T, H, W]`, spectrograms `[1, T, mels]`. `y` is the class, int64 `[B]`; of data with several
 labels a sample float32 `[B, K]`, a number from 0 to 1 for each of K classes. `id`, int64 `[B]`, is the
 sample's index in its split. `y` is -1, for all classes, for an evaluated sample whose file cannot be
-read.
+read, and -2 in prediction from a list without labels.
 
 Pixels leave the loader as uint8 (evaluated clips as float32) and become the model's float32 on its
 device: in a `Trainer` that is given the data module by themselves, elsewhere by `prepare`.

@@ -27,6 +27,9 @@ from datamodules.errors import DataError
 
 AUDIO_EXTENSIONS = (
     ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".webm", ".mp4", ".mkv",
+    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".wv", ".tta", ".ape", ".oga",
+    ".spx", ".wma", ".mp2", ".mpga", ".ac3", ".eac3", ".amr", ".m4b", ".mka", ".weba", ".mov", ".m4v",
+    ".3gp", ".3g2", ".avi", ".flv", ".wmv", ".asf", ".ogv", ".ts", ".mts", ".mpg", ".mpeg",
 )  # fmt: skip
 RATE = 16_000
 
@@ -37,7 +40,13 @@ _SLACK = 0.25  # seconds that a header may promise too much: packets of some cod
 # libsndfile sets the length of a WAV file to what is there, and tells of it in its log only
 _SHORT_WAV = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _STREAMED = 0x7FFF_0000  # bytes: headers of more were written before the length was known
-_LENGTH_STORED = ("mov,mp4", "matroska")  # containers; of others FFmpeg guesses it from the bitrate
+_LENGTH_STORED = (
+    "mov,mp4",
+    "matroska",
+    "aiff",
+    "au",
+    "wv",
+)  # containers; of others FFmpeg guesses it from the bitrate
 
 T = TypeVar("T")
 Decoded = tuple[np.ndarray, int]  # float32 [C, T], samples a second
@@ -207,7 +216,8 @@ def _first_of(path: str, by_soundfile: Callable[[str], T], by_pyav: Callable[[st
 def _open_soundfile(path: str) -> Any:
     import soundfile
 
-    sound = soundfile.SoundFile(path)
+    # as bytes, since of text it takes no name that is not UTF-8; on Windows all names are text
+    sound = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
     if sound.subtype.startswith("MPEG"):
         sound.close()
         raise AudioError("holds MP3, whatever its name says")

@@ -1,6 +1,5 @@
 """AudioSet's lists: the classes, AudioMAE's JSON, the segment CSVs, and the clips of a folder."""
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.audio import AUDIO_EXTENSIONS
+from datamodules.csv_lines import cells
 from datamodules.errors import DataError
-from datamodules.filelist import files_below
 from datamodules.tagged import TaggedList
+from datamodules.walking import LeftOut, files_below
 
 HEADER = ["index", "mid", "display_name"]
 PLAIN_HEADER = ["path", "labels"]
@@ -68,7 +68,10 @@ def read_classes(path: Path) -> Classes:
         DataError: The file is missing, its header another, a label id there twice, or the index not
             every number from 0 on once.
     """
-    rows = [row for row in csv.reader(_text(path).split("\n"), skipinitialspace=True) if row]
+    try:
+        rows = [cells(line) for line in _text(path).split("\n") if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{path} is no CSV of classes: {error}") from None
     if not rows or rows[0] != HEADER:
         raise DataError(
             f"{path}: expected the header {','.join(HEADER)}, got "
@@ -121,11 +124,15 @@ class ClipFinder:
     Args:
         root: Folder that relative paths of lists start from.
         clips: Folder where, or below which, the clips of CSV lists lie.
+
+    Attributes:
+        left_out: What was passed over below `clips`.
     """
 
     def __init__(self, root: str, clips: str) -> None:
         self.root = root
         self.clips = clips
+        self.left_out = LeftOut()
         self._names: dict[str, set[str]] = {}  # what is in a folder
         self._stems: dict[str, str] | None = None  # path of a clip below `clips`
 
@@ -168,7 +175,7 @@ class ClipFinder:
         """Path of every clip below `clips` by its name without ending."""
         root = os.path.join(self.root, "")
         best: dict[str, tuple[int, str]] = {}
-        for path in files_below(Path(self.clips), AUDIO_EXTENSIONS):
+        for path in files_below(self.clips, AUDIO_EXTENSIONS, self.left_out):
             stem, ending = os.path.splitext(os.path.basename(path))
             choice = AUDIO_EXTENSIONS.index(ending.lower()), path.removeprefix(root)
             if stem not in best or choice < best[stem]:
@@ -176,7 +183,9 @@ class ClipFinder:
         return {stem: path for stem, (_, path) in best.items()}
 
 
-def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> Listed:
+def read_lists(
+    paths: Sequence[Path], classes: Classes, finder: ClipFinder, bare: bool = False
+) -> Listed:
     """Read one list or several, JSON or CSV, one after the other, and look for their clips.
 
     A JSON, known by the ending of its name, is AudioMAE's `{"data": [{"wav": path, "labels": ids}]}`
@@ -190,6 +199,7 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
         paths: The lists.
         classes: The classes that their labels are of.
         finder: Where the clips are.
+        bare: Whether a list may be one without any labels, in a CSV or JSON of paths.
 
     Raises:
         DataError: A list is missing, empty or malformed, has labels that are no class or clips
@@ -200,11 +210,12 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     labels: list[Sequence[int]] = []
     first: Row | None = None
     for path in paths:
-        rows = list(_rows(path))
+        rows = list(_rows(path, bare))
         if not rows:
             raise DataError(f"{path} lists no clip")
         first = first or rows[0]
-        targets = _targets(path, rows, classes)
+        unlabelled = bare and not any(row.labels for row in rows)
+        targets = [()] * len(rows) if unlabelled else _targets(path, rows, classes)
         for row, target, clip in zip(rows, targets, finder.find(rows), strict=True):
             if clip is None:
                 missing.append(row.clip)
@@ -220,24 +231,28 @@ def read_lists(paths: Sequence[Path], classes: Classes, finder: ClipFinder) -> L
     return Listed(TaggedList(found, labels, len(classes.names)), missing, repeated)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, bare: bool) -> Iterator[Row]:
     if path.suffix.lower() == ".json":
-        return _read_json(path)
-    return _read_plain(path) if _is_plain(path) else _read_segments(path)
+        return _read_json(path, bare)
+    return _read_plain(path, bare) if _is_plain(path) else _read_segments(path)
 
 
 def _is_plain(path: Path) -> bool:
-    first = _text(path).partition("\n")[0].strip()
-    return [name.strip().lower() for name in first.split(",")] == PLAIN_HEADER
+    try:
+        first = cells(_text(path).partition("\n")[0])
+    except ValueError:
+        return False
+    return [name.strip().lower() for name in first] in (PLAIN_HEADER, PLAIN_HEADER[:1])
 
 
-def _read_plain(path: Path) -> Iterator[Row]:
+def _read_plain(path: Path, bare: bool = False) -> Iterator[Row]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if number == 1 or not line.strip():
             continue
-        try:  # line by line: an open quote would swallow all that follows
-            clip, labels = next(csv.reader([line.strip()], skipinitialspace=True, strict=True))
-        except (ValueError, csv.Error):
+        try:
+            row = cells(line)
+            clip, labels = (*row, "") if bare and len(row) == 1 else row
+        except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected a path and its labels with ; in between, got "
                 f"{line.strip()[:80]!r}"
@@ -245,7 +260,7 @@ def _read_plain(path: Path) -> Iterator[Row]:
         yield Row(number, clip.strip(), labels)
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path, bare: bool) -> Iterator[Row]:
     try:
         content = json.loads(_text(path))
         entries = content["data"]
@@ -260,6 +275,8 @@ def _read_json(path: Path) -> Iterator[Row]:
         match entry:
             case {"wav": str(clip), "labels": str(labels)}:
                 yield Row(number, clip, labels)
+            case {"wav": str(clip)} if bare and "labels" not in entry:
+                yield Row(number, clip, "")
             case _:
                 raise DataError(
                     f'{path}, entry {number}: expected {{"wav": path, "labels": ids}}, got '
@@ -273,9 +290,9 @@ def _read_segments(path: Path) -> Iterator[Row]:
         if not line or line.startswith("#"):
             continue
         try:
-            clip, start, end, *labels = next(csv.reader([line], skipinitialspace=True, strict=True))
+            clip, start, end, *labels = cells(line)
             float(start), float(end)
-        except (ValueError, csv.Error):
+        except ValueError:
             raise DataError(
                 f'{path}, line {number}: expected `YTID, start_seconds, end_seconds, "labels"`, got '
                 f"{line[:80]!r}"

@@ -61,9 +61,11 @@ class AudioSet(LabelledData):
         train_list: List, or several, to train on; paths start from root.
         val_list: List to validate on; null for the first in root of eval_19k.json, eval.json,
             eval_segments.csv and val.csv.
-        test_list: The same for the test split; that of validation if null.
+        test_list: The same for the test split; that of validation if null. For prediction a list of paths
+            may have no labels.
         label_csv: `index,mid,display_name` of every class; the path starts from root. Null takes the
-            labels of the training list, in alphabetical order, where that is a CSV of `path,labels`.
+            labels of the training list, in alphabetical order, where that is a CSV of `path,labels`, or
+            in evaluation the checkpoint's.
         clips: Folder of the clips of CSV lists, searched with all folders in it; root if null.
         exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
             bad files are left out. A relative path starts from the working folder.
@@ -169,6 +171,7 @@ class AudioSet(LabelledData):
         self._finder = ClipFinder(self.root, self.clips)
         self._classes: Classes | None = None
         self._files: dict[str, TaggedList] = {}
+        self._predicting = False
         self._missing: dict[str, list[str]] = {}
 
     def check(self, stage: str | None = None) -> None:
@@ -187,6 +190,8 @@ class AudioSet(LabelledData):
             )
         require_torchaudio()
         require_decoders()
+        if self._predicting != (stage == "predict"):  # which takes lists that others do not
+            self._predicting, self._files = stage == "predict", {}
         if self.num_classes < 2:
             raise DataError(f"{self._classes_read.path} has one class only")
         for split in SPLITS[stage]:
@@ -200,12 +205,12 @@ class AudioSet(LabelledData):
     def files(self, split: str) -> TaggedList:
         """The clips of train, val or test that are there, without those of the exclude list."""
         if split not in self._files:
-            lists = self._lists_of(split)
-            if split == "test" and lists == self._lists_of("val"):
+            if split == "test" and self.lists["test"] == self.lists["val"]:
                 self._files[split] = self.files("val")
                 self._missing[split] = self._missing["val"]
             else:
-                listed = read_lists(lists, self._classes_read, self._finder)
+                lists = self._lists_of(split)
+                listed = read_lists(lists, self._classes_read, self._finder, self._predicting)
                 self._tell(split, listed)
                 files = leave_out(split, listed.files, self.exclude, "clips")
                 self._files[split], self._missing[split] = files, listed.missing
@@ -268,10 +273,14 @@ class AudioSet(LabelledData):
     @property
     def _classes_read(self) -> Classes:
         if self._classes is None:
-            if self.label_csv is None:
-                self._classes = classes_of(self._lists_of("train"))
+            path = None if self.label_csv is None else Path(self.root, self.label_csv)
+            if path is not None and (self.known_classes is None or path.is_file()):
+                self._classes = read_classes(path)
+            elif (names := self.known_classes) is not None:
+                numbers = {name: number for number, name in enumerate(names)}
+                self._classes = Classes(Path("the checkpoint"), names, numbers)
             else:
-                self._classes = read_classes(Path(self.root, self.label_csv))
+                self._classes = classes_of(self._lists_of("train"))
         return self._classes
 
     def _lists_of(self, split: str) -> list[Path]:
@@ -297,10 +306,12 @@ class AudioSet(LabelledData):
                 f"{split}: {lost:,} of {there + lost:,} clips listed are not there, e.g. "
                 f"{listed.missing[0]}; they are left out"
             )
+            if told := self._finder.left_out.describe():
+                rank_zero_warn(f"{self.clips}, searched for them: {told}")
         if listed.repeated:
             rank_zero_info(f"{split}: {listed.repeated:,} of {there:,} clips are listed repeatedly")
         empty = np.flatnonzero(listed.files.class_counts(self.num_classes) == 0)
-        if len(empty):
+        if 0 < len(empty) < self.num_classes:  # all are where the list has no labels
             rank_zero_warn(
                 f"{split}: {len(empty)} of {self.num_classes} classes have no clip, e.g. "
                 f"{self.class_names[empty[0]]}"

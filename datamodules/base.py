@@ -4,7 +4,6 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from datamodules.class_names import refuse_other_classes
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
@@ -40,10 +40,10 @@ class LabelledData(LightningDataModule, ABC):
 
     Training: x `[B, C, ...]`. Evaluation: x `[B, V, C, ...]` with V views. y and id: int64 `[B]`, or
     y float32 `[B, K]` where a sample may be of several of K classes; id is the index of the sample in
-    its split, y is -1 for an evaluated sample whose file cannot be read. A subclass says what a split
-    is with `check`, `build` and `class_names`. One with an attribute `repeat_aug` trains on that many
-    views of each sample: its training samples are `[repeat_aug, C, ...]`, its batches
-    `[B * repeat_aug, C, ...]`.
+    its split, y is -1 for an evaluated sample whose file cannot be read, -2 (`UNLABELLED`) in
+    prediction from a list without labels. A subclass says what a split is with `check`, `build` and
+    `class_names`. One with an attribute `repeat_aug` trains on that many views of each sample: its
+    training samples are `[repeat_aug, C, ...]`, its batches `[B * repeat_aug, C, ...]`.
 
     Pixels leave the loader as uint8. In a Trainer that is given the data module, not its loaders, they
     reach the model float32, normalised and in training erased on its device. A loop of your own does
@@ -92,6 +92,8 @@ class LabelledData(LightningDataModule, ABC):
         self.max_retries = max_retries
         self.max_corrupt_share = max_corrupt_share
         self._samples: dict[str, Samples] = {}
+        self.known_classes: list[str] | None = None
+        self.head_classes: int | None = None
         self.on_device: DeviceTransform | None = None  # None: pixels leave the loader as they are
         for name in (
             "batch_size",
@@ -133,6 +135,20 @@ class LabelledData(LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def take_classes(self, names: Sequence[str] | None, count: int | None) -> None:
+        """Say which classes the model to be evaluated has, before anything is listed.
+
+        The data then needs no training split to name or count its classes by, and may have some of
+        them only. Not for training.
+
+        Args:
+            names: Their names in the order of the model's head, as its checkpoint has them; None
+                where they are not known.
+            count: How many they are: of a list whose classes nothing names.
+        """
+        self.known_classes = None if names is None else list(names)
+        self.head_classes = count
 
     def setup(self, stage: str | None = None) -> None:
         """Check, then list the files of the splits that `stage` needs.
@@ -278,14 +294,7 @@ class LabelledData(LightningDataModule, ABC):
         Raises:
             DataError: The class names or their order differ, so logits would be misread.
         """
-        theirs, ours = state_dict["class_names"], list(self.class_names)
-        if theirs != ours:
-            pairs = zip_longest(theirs, ours)
-            index, (a, b) = next(item for item in enumerate(pairs) if item[1][0] != item[1][1])
-            raise DataError(
-                f"the checkpoint was trained on other classes: {len(theirs)} there, {len(ours)} "
-                f"here, class {index} is {a!r} there and {b!r} here; use its own data set"
-            )
+        refuse_other_classes(state_dict["class_names"], list(self.class_names))
         digest = state_dict.get("train_digest")
         if "train" in self._samples and digest != self._samples["train"].files.digest():
             rank_zero_warn(

@@ -1,8 +1,9 @@
-"""Kinetics-400's class names, and what tells whether a user's labels are in their order."""
+"""Class names: Kinetics-400's, and what tells whether others are the same in the same order."""
 
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,67 @@ def check_labels(path: Path, files: FileList, names: Sequence[str]) -> None:
             f"their paths, for example {example}: a trained model would look broken. Write the "
             "list anew, or give data.class_list a file with its own order of classes"
         )
+
+
+def numbered(path: Path, files: FileList) -> list[str]:
+    """Numbers as names, from 0 to the highest label of a list.
+
+    Raises:
+        DataError: It has no labels.
+    """
+    if files.unlabelled:
+        raise DataError(
+            f"{path} has no labels, so nothing says what the classes are; give data.class_list, or a "
+            "run's checkpoint (--ckpt_path)"
+        )
+    return [str(label) for label in range(int(files.labels.max()) + 1)]
+
+
+def refuse_other_classes(theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Compare a checkpoint's classes with those of the data.
+
+    Raises:
+        DataError: The names or their order differ, so logits would be misread.
+    """
+    if list(theirs) == list(ours):
+        return
+    pairs = zip_longest(theirs, ours)
+    index, (a, b) = next(item for item in enumerate(pairs) if item[1][0] != item[1][1])
+    raise DataError(
+        f"the checkpoint was trained on other classes: {len(theirs)} there, {len(ours)} "
+        f"here, class {index} is {a!r} there and {b!r} here; use its own data set"
+    )
+
+
+def refuse_other_folders(
+    folder: Path, found: Sequence[str], expected: Sequence[str], of_checkpoint: bool
+) -> None:
+    """Compare the class folders of a split with the classes.
+
+    Args:
+        folder: The split's.
+        found: Its class folders.
+        expected: All classes.
+        of_checkpoint: These are a checkpoint's, of which new data may well have some only.
+
+    Raises:
+        DataError: There are others; or, but for a checkpoint's, some are missing.
+    """
+    missing = [] if of_checkpoint else sorted(set(expected) - set(found))
+    extra = sorted(set(found) - set(expected))
+    parts = [
+        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for word, names in (("missing", missing), ("unknown", extra))
+        if names
+    ]
+    if not parts:
+        return
+    whose = "checkpoint" if of_checkpoint else "training split"
+    why = (
+        f"it has {', '.join(expected[:3])}, ..."
+        if of_checkpoint
+        else "all splits need the same ones"
+    )
+    raise DataError(
+        f"{folder} has not the class folders of the {whose}: {' and '.join(parts)}; {why}"
+    )

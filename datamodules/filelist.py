@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any, Self
@@ -12,10 +12,22 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
+from datamodules.csv_lines import LABEL_HEADER, path_and_label, unquoted
 from datamodules.errors import DataError
+from datamodules.walking import LeftOut, above, entries, files_below, is_data
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv")
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jpe", ".mpo",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".apng", ".dib", ".gif", ".avif", ".avifs", ".pbm",
+    ".pnm", ".pfm", ".tga", ".qoi", ".pcx", ".sgi", ".ras", ".dds", ".psd", ".ico", ".icns",
+)  # fmt: skip
+VIDEO_EXTENSIONS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".f4v", ".mk3d",
+    ".divx", ".mpe", ".m1v", ".m2v", ".mp2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".wmv", ".asf",
+    ".3gp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".mxf", ".dv", ".nut", ".ivf", ".y4m", ".mj2",
+    ".mjpeg", ".mjpg", ".gif", ".h264", ".264", ".h265", ".265", ".hevc",
+)  # fmt: skip
+UNLABELLED = -2  # the label of a file whose list gives none
 
 
 class LabelledFiles(ABC):
@@ -105,7 +117,7 @@ class FileList(LabelledFiles):
 
     Args:
         paths: N paths, absolute or relative to the root of the data set.
-        labels: N class indices.
+        labels: N class indices, or `UNLABELLED` for all.
     """
 
     unread_target = -1
@@ -115,6 +127,11 @@ class FileList(LabelledFiles):
         self.labels = np.fromiter(labels, dtype=np.int64)  # [N]
         if len(self) != len(self.labels):
             raise ValueError(f"{len(self)} paths but {len(self.labels)} labels")
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no file has a label."""
+        return bool((self.labels == UNLABELLED).all())
 
     def label(self, index: int) -> int:
         """Class index of one file."""
@@ -129,7 +146,7 @@ class FileList(LabelledFiles):
     def class_counts(self, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Files of each class, int64 `[num_classes]`; only those of a mask `rows` (bool `[N]`)."""
         labels = self.labels if rows is None else self.labels[rows]
-        return np.bincount(labels, minlength=num_classes)
+        return np.bincount(labels[labels >= 0], minlength=num_classes)
 
     def keep(self, rows: np.ndarray) -> Self:
         """The same list with the rows of a mask (bool `[N]`) only."""
@@ -152,16 +169,18 @@ def keep_rows(
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in `folder` in alphabetical order, hidden ones left out.
+    """Names of the class folders in `folder` in alphabetical order.
+
+    Hidden folders, those of thumbnails, and links to where they lie in themselves are none.
 
     Raises:
         DataError: `folder` is missing or cannot be listed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}; check the path") from None
+    found = [entry for entry in entries(folder) if entry.is_dir() and is_data(entry.name)]
+    links = [entry for entry in found if entry.is_symlink()]
+    around = above(folder) | {os.path.realpath(folder)} if links else set()
+    loops = {entry.name for entry in links if os.path.realpath(entry.path) in around}
+    return sorted(entry.name for entry in found if entry.name not in loops)
 
 
 def scan_folder(
@@ -169,83 +188,102 @@ def scan_folder(
     split: str,
     labels: Mapping[str, int],
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
+    left_out: LeftOut | None = None,
 ) -> FileList:
-    """Every file below `root/split/<class>`, by class and then by path, hidden files left out.
+    """Every file below `root/split/<class>`, by class and then by path; see `files_below`.
 
     Args:
         root: Folder of the data set; the paths of the list are relative to it.
         split: Name of the split's folder.
         labels: Class index of each class folder.
         extensions: Endings of the files wanted, in lower case.
+        left_out: Takes note of what is passed over.
 
     Raises:
         DataError: A folder cannot be listed.
     """
+    left_out = LeftOut() if left_out is None else left_out
+    left_out.note_beside(root / split, labels, extensions)
+    places = {name: os.path.realpath(root / split / name) for name in labels}
     paths: list[str] = []
     indices: list[int] = []
+    seen: set[tuple[int, str]] = set()
     for name, label in sorted(labels.items(), key=lambda item: (item[1], item[0])):
-        found = sorted(files_below(root / split / name, extensions))
+        folder = root / split / name
+        if (label, places[name]) in seen:  # another spelling of the same class, linked
+            left_out.links.append(str(folder))
+            continue
+        seen.add((label, places[name]))
+        found = sorted(files_below(folder, extensions, left_out, taken=places.values()))
         paths += [os.path.relpath(path, root) for path in found]
         indices += [label] * len(found)
     return FileList(paths, indices)
 
 
-def files_below(folder: Path, extensions: tuple[str, ...]) -> Iterable[str]:
-    """Paths of all files below a folder with these endings (lower case), hidden ones left out.
+def read_list(path: Path, classes: int | None = None, bare: bool = False) -> FileList:
+    """Read a text file with one `path,label` or `path label` a line, see `csv_lines`.
 
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:  # os.walk skips what it cannot list unless told otherwise
-        raise DataError(f"cannot list {error.filename}: {error.strerror}") from None
-
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(extensions) and not name.startswith("."):
-                yield os.path.join(parent, name)
-
-
-def read_list(path: Path, classes: int | None = None) -> FileList:
-    """Read a text file with one `path,label` or `path label` a line.
-
-    Blank lines and lines that start with `#` are skipped. The label is what follows the last comma
-    if that is a whole number, else what follows the last blank; so a path may hold either.
+    Blank lines and lines that start with `#` are skipped, and a header such as `path,label`.
 
     Args:
         path: The text file.
         classes: Number of classes, if labels of that and more are to be refused.
+        bare: Whether the list may be one of paths alone; its labels are `UNLABELLED` then.
 
     Raises:
         DataError: The file is missing or empty, or a line is malformed or its label too high (the
             line's number is named).
     """
+    rows = list(_rows(path))
+    if not rows:
+        raise DataError(f"the file list {path} names no file; write one `path,label` a line")
+    unlabelled = all(label is None for _, _, label in rows)
+    if not (bare and unlabelled):
+        _check_labels(path, rows, classes)
+    return FileList(
+        (name for _, name, _ in rows),
+        (UNLABELLED if label is None else label for _, _, label in rows),
+    )
+
+
+Row = tuple[int, str, int | None]  # number of a line, path, label
+
+
+def _rows(path: Path) -> Iterator[Row]:
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise DataError(f"cannot read the file list {path}: {error.strerror}") from None
-    paths: list[str] = []
-    labels: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        line = line.strip()
+    first = True
+    for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        name, label = _split_line(line)
-        if not name or not label.isdecimal():
-            raise DataError(
-                f"{path}, line {number}: expected `path,label` or `path label` with a label of "
-                f"0 or more, got {line[:80]!r}"
-            )
-        if classes is not None and int(label) >= classes:
+        header, first = first and LABEL_HEADER.fullmatch(line), False
+        if header:
+            continue
+        try:
+            yield number, *path_and_label(line)
+        except ValueError:
+            raise _malformed(path, number, line) from None
+
+
+def _check_labels(path: Path, rows: list[Row], classes: int | None) -> None:
+    unlabelled = all(label is None for _, _, label in rows)
+    for number, name, label in rows:
+        if label is None:
+            raise _malformed(path, number, name, unlabelled)
+        if classes is not None and label >= classes:
             raise DataError(
                 f"{path}, line {number}: label {label}, but there are {classes} classes, 0 the first"
             )
-        paths.append(name)
-        labels.append(int(label))
-    if not paths:
-        raise DataError(f"the file list {path} names no file; write one `path,label` a line")
-    return FileList(paths, labels)
+
+
+def _malformed(path: Path, number: int, line: str, unlabelled: bool = False) -> DataError:
+    hint = "; a list without any labels is for predict" if unlabelled else ""
+    return DataError(
+        f"{path}, line {number}: expected `path,label` or `path label` with a label of 0 or more (in "
+        f"double quotes a path may hold anything, quotes twice), got {line[:80]!r}{hint}"
+    )
 
 
 def read_bad_files(path: Path) -> set[str]:
@@ -280,14 +318,7 @@ def read_names(path: Path) -> list[str]:
         raise DataError(
             f"cannot read class_list {path}: it is no UTF-8 text ({error.reason})"
         ) from None
-    names = [line.strip() for line in lines if line.strip()]
+    names = [unquoted(line.strip()) for line in lines if line.strip()]
     if not names:
         raise DataError(f"class_list {path} is empty; write one class name a line")
     return names
-
-
-def _split_line(line: str) -> tuple[str, str]:
-    name, _, label = line.rpartition(",")
-    if not label.strip().isdecimal() or not name:
-        name, _, label = line.replace("\t", " ").rpartition(" ")
-    return name.strip(), label.strip()

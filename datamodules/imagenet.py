@@ -6,20 +6,32 @@ from typing import Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from PIL.Image import registered_extensions
 
 from datamodules.base import LabelledData, require
+from datamodules.class_names import numbered, refuse_other_folders
 from datamodules.errors import DataError
-from datamodules.filelist import FileList, class_folders, read_list, read_names, scan_folder
+from datamodules.filelist import (
+    IMAGE_EXTENSIONS,
+    FileList,
+    class_folders,
+    read_list,
+    read_names,
+    scan_folder,
+)
+from datamodules.image_reader import read_image
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
-from datamodules.transforms import EvalTransform, Interpolation, read_image, train_transform
+from datamodules.transforms import EvalTransform, Interpolation, train_transform
+from datamodules.walking import LeftOut
 
 
 class ImageNet(LabelledData):
     """`root/{train,val}/<class>/*` or file lists; any number of classes.
 
     The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
-    class; hidden files and folders are left out. `test` is `root/test` if that has class folders,
+    class, behind links as well; what is hidden, a thumbnail or of another kind is left out, and told.
+    `test` is `root/test` if that has class folders,
     else `val`. Training x: `[B, C, size, size]`; evaluation x: `[B, 1, C, size, size]`; uint8 from the
     loader, see `prepare`. The defaults are MAE's fine-tuning recipe for ImageNet-1k.
 
@@ -32,9 +44,10 @@ class ImageNet(LabelledData):
         train_list: Text file with one `path,label` or `path label` a line, instead of
             `root/train`; paths are relative to root, labels count from 0.
         val_list: The same instead of `root/val`.
-        test_list: The same for the test split; `val_list` if null.
+        test_list: The same for the test split; `val_list` if null. For prediction a list may be one of
+            paths alone.
         class_list: Text file with one class name a line, for file lists; without it the names are
-            the numbers.
+            the numbers, or in evaluation those of the checkpoint.
         size: Side of the square input in pixels.
         channels: 3 for RGB, 1 for grey.
         mean: Mean of each channel on the scale 0 to 1.
@@ -49,6 +62,7 @@ class ImageNet(LabelledData):
         reprob: Probability of random erasing.
         remode: What erased pixels become: noise (pixel), one colour (rand), zero (const).
         recount: Greatest number of erased boxes.
+        exif: Turn pictures upright as their EXIF orientation says, as phones write it and viewers do.
         crop_pct: Share of the resized short side that the centre crop keeps; if null 224/256 up
             to size 224 and 1 above, as in MAE.
         pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
@@ -85,6 +99,7 @@ class ImageNet(LabelledData):
         reprob: float = 0.25,
         remode: Literal["pixel", "rand", "const"] = "pixel",
         recount: int = 1,
+        exif: bool = True,
         crop_pct: float | None = None,
         pin_memory: bool = True,
         prefetch_factor: int = 2,
@@ -107,7 +122,9 @@ class ImageNet(LabelledData):
         self.class_list = class_list
         self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
+        self._predicting = False
         self.channels = channels
+        self.exif = exif
         self.sample_shape = (channels, size, size)  # of one view
         require("size", size, size >= 1, "1 or more")
         require("channels", channels, channels in (1, 3), "1 or 3")
@@ -148,6 +165,8 @@ class ImageNet(LabelledData):
         """
         if not Path(self.root).is_dir():
             raise DataError(f"root {self.root} is not a folder; expected train/ and val/ in it")
+        if self._predicting != (stage == "predict"):  # which takes lists that others do not
+            self._predicting, self._lists_read = stage == "predict", {}
         if self._from_lists:
             self._check_lists(stage)
         else:
@@ -165,7 +184,7 @@ class ImageNet(LabelledData):
             split,
             self.root,
             files,
-            partial(read_image, channels=self.channels),
+            partial(read_image, channels=self.channels, exif=self.exif),
             self._train_transform if train else self._eval_transform,
             seed=self.seed,
             workers=self.workers,
@@ -182,14 +201,23 @@ class ImageNet(LabelledData):
         return self._class_names
 
     def _find_class_names(self) -> list[str]:
-        if self.class_list is not None:
-            return read_names(Path(self.root, self.class_list))
-        if self._from_lists:
-            given = [split for split in ("train", "val") if self.lists[split]]
-            last = max(int(self._list(split).labels.max()) for split in given)
-            return [str(label) for label in range(last + 1)]
+        path = None if self.class_list is None else Path(self.root, self.class_list)
+        if path is not None and (self.known_classes is None or path.is_file()):
+            return read_names(path)
+        if self.known_classes is not None:
+            return self.known_classes
         train = Path(self.root, "train")
-        return class_folders(train if train.is_dir() else Path(self.root, "val"))
+        if not self._from_lists:
+            return class_folders(train if train.is_dir() else Path(self.root, "val"))
+        given = [split for split in ("train", "val") if self.lists[split]]
+        if not given and train.is_dir():
+            return class_folders(train)
+        if not given and self.head_classes is not None:
+            return [str(label) for label in range(self.head_classes)]
+        lists = [
+            (Path(self.root, str(self.lists[name])), self._list(name)) for name in given or ["test"]
+        ]
+        return max((numbered(path, files) for path, files in lists), key=len)
 
     def _check_folders(self, stage: str | None) -> None:
         if self.class_list is not None:
@@ -202,7 +230,8 @@ class ImageNet(LabelledData):
             classes = class_folders(folder)
             if not classes:
                 raise DataError(f"{folder} has no class folders; expected {name}/<class>/<image>")
-            _refuse_difference(folder, classes, self.class_names)
+            known = self.known_classes is not None
+            refuse_other_folders(folder, classes, self.class_names, of_checkpoint=known)
 
     @property
     def _test_folder(self) -> str:
@@ -216,8 +245,13 @@ class ImageNet(LabelledData):
 
     def _scan(self, split: str) -> FileList:
         folder = self._test_folder if split == "test" else split
-        labels = {name: label for label, name in enumerate(self.class_names)}
-        files = scan_folder(Path(self.root), folder, labels)
+        found = set(class_folders(Path(self.root, folder)))
+        labels = {name: label for label, name in enumerate(self.class_names) if name in found}
+        readable = tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
+        left_out = LeftOut()
+        files = scan_folder(Path(self.root), folder, labels, readable, left_out)
+        if told := left_out.describe():
+            rank_zero_warn(f"{Path(self.root, folder)}: {told}")
         present = np.bincount(files.labels, minlength=self.num_classes) > 0
         empty = [
             name for name, any_file in zip(self.class_names, present, strict=True) if not any_file
@@ -225,8 +259,9 @@ class ImageNet(LabelledData):
         if not empty:
             return files
         line = (
-            f"{Path(self.root, folder)}: {len(empty)} of {self.num_classes} class folders hold no "
-            f"image, for example {empty[0]}"
+            f"{Path(self.root, folder)}: {len(empty)} of {self.num_classes} "
+            f"{'class folders hold' if len(labels) == self.num_classes else 'classes have'} no image, "
+            f"for example {empty[0]}"
         )
         if split == "train" or not len(files):
             raise DataError(f"{line}; fill them, or remove them in every split")
@@ -242,7 +277,7 @@ class ImageNet(LabelledData):
             path = self.lists[split]
             if path is None:
                 raise DataError(f"{split}_list is not set; file lists are needed for every split")
-            self._lists_read[split] = read_list(Path(self.root, path))
+            self._lists_read[split] = read_list(Path(self.root, path), bare=self._predicting)
         return self._lists_read[split]
 
     def _check_lists(self, stage: str | None) -> None:
@@ -258,7 +293,7 @@ class ImageNet(LabelledData):
                     f"{path} has label {highest}, but there are {self.num_classes} classes, "
                     "0 the first"
                 )
-            counts = np.bincount(files.labels, minlength=self.num_classes)
+            counts = files.class_counts(self.num_classes)
             if split == "train" and self.class_list is None and not counts.all():
                 raise DataError(
                     f"{path}: no file has label {int(counts.argmin())} of 0 to "
@@ -270,18 +305,3 @@ def _needed(stage: str | None) -> tuple[str, ...]:
     return {"fit": ("train", "val"), None: ("train", "val"), "validate": ("val",)}.get(
         stage, ("test",)
     )
-
-
-def _refuse_difference(folder: Path, found: list[str], expected: list[str]) -> None:
-    missing = sorted(set(expected) - set(found))
-    extra = sorted(set(found) - set(expected))
-    parts = [
-        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for word, names in (("missing", missing), ("unknown", extra))
-        if names
-    ]
-    if parts:
-        raise DataError(
-            f"{folder} has not the class folders of the training split: {' and '.join(parts)}; "
-            "all splits need the same ones"
-        )

@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import SPLITS, LabelledData, leave_out, require
-from datamodules.class_names import KINETICS400, check_labels, kinetics400, match_folders
+from datamodules.class_names import KINETICS400, check_labels, kinetics400, match_folders, numbered
 from datamodules.clip_reader import Decoding, EvalClipReader, TrainClipReader
 from datamodules.clips import SAMPLINGS
 from datamodules.decoding import choose_decoder
@@ -24,6 +24,7 @@ from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.video_check import VideoCheck
 from datamodules.video_transforms import ClipEvalTransform, ClipTrainTransform
+from datamodules.walking import LeftOut
 
 LOOKED_FOR = 100  # files of a list that are looked for before anything starts
 
@@ -47,10 +48,10 @@ class Kinetics400(LabelledData):
             cores or batches.
         train_list: List instead of `root/train.csv`; relative paths start from root.
         val_list: The same instead of `root/val.csv`.
-        test_list: The same instead of `root/test.csv`.
+        test_list: The same instead of `root/test.csv`. For prediction a list may be one of paths alone.
         class_list: `kinetics400` for its 400 classes, whatever of them is there; a text file with
             one class name a line; null for the class folders in alphabetical order (or, with
-            lists, for numbers).
+            lists, for numbers), or in evaluation for the checkpoint's.
         exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
             bad files are left out. A relative path starts from the working folder.
         frames: Frames T of a clip.
@@ -154,6 +155,7 @@ class Kinetics400(LabelledData):
         self.sample_shape = (len(mean), frames, size, size)  # of one view
         self._class_names: list[str] | None = None
         self._files: dict[str, FileList] = {}
+        self._predicting = False
         self._eval_transforms = {
             split: ClipEvalTransform(
                 size, crops, tuple(mean), tuple(std), short_side, self.sampling.rounds_up
@@ -184,6 +186,8 @@ class Kinetics400(LabelledData):
                 "val/ with a folder for each class, in it"
             )
         choose_decoder(self.decoder)
+        if self._predicting != (stage == "predict"):  # which takes lists that others do not
+            self._predicting, self._files = stage == "predict", {}
         for split in SPLITS[stage]:
             self.files(split)
         if self.num_classes < 2:
@@ -276,9 +280,12 @@ class Kinetics400(LabelledData):
         return class_folders(folder) if folder.is_dir() else []
 
     def _from_list(self, split: str, path: Path) -> FileList:
-        numbers = self.class_list is None  # that this very list may be the first to give
-        known = not (numbers and split == self._naming_split)
-        files = read_list(path, classes=self.num_classes if known else None)
+        # the very list that says how many classes there are
+        first = (
+            self.class_list is None and self.known_classes is None and split == self._naming_split
+        )
+        first = first and not (split == "test" and self.head_classes is not None)
+        files = read_list(path, None if first else self.num_classes, bare=self._predicting)
         rows = np.linspace(0, len(files) - 1, min(LOOKED_FOR, len(files))).astype(int)
         looked_for = [Path(self.root, files[int(row)][0]) for row in rows]
         if not any(file.is_file() for file in looked_for):
@@ -286,7 +293,7 @@ class Kinetics400(LabelledData):
                 f"{path}: none of {len(looked_for)} files looked for is there, for example "
                 f"{looked_for[0]}; paths start from root, {self.root}"
             )
-        if not numbers:
+        if not (first or files.unlabelled or all(map(str.isdecimal, self.class_names))):
             check_labels(path, files, self.class_names)
         return files
 
@@ -303,10 +310,13 @@ class Kinetics400(LabelledData):
                 f"{self.root}; set data.root, or data.{split}_list"
             )
         labels = match_folders(folder, found, self.class_names)
-        files = scan_folder(Path(self.root), name, labels, VIDEO_EXTENSIONS)
+        left_out = LeftOut()
+        files = scan_folder(Path(self.root), name, labels, VIDEO_EXTENSIONS, left_out)
+        if told := left_out.describe():
+            rank_zero_warn(f"{folder}: {told}")
         if not len(files):
             raise DataError(
-                f"{folder}: the class folders hold no video ({', '.join(VIDEO_EXTENSIONS)})"
+                f"{folder}: the class folders hold no video; {told or 'they are empty'}"
             )
         missing = self.num_classes - len(np.unique(files.labels))
         if missing:
@@ -316,14 +326,22 @@ class Kinetics400(LabelledData):
     @property
     def _naming_split(self) -> str:
         """The split whose folders or labels say what the classes are, where no class_list does."""
-        return "train" if self._list_of("train") or Path(self.root, "train").is_dir() else "val"
+        for split in ("train", "val"):
+            if self._list_of(split) or Path(self.root, split).is_dir():
+                return split
+        return "test"
 
     def _find_class_names(self) -> list[str]:
         if self.class_list == KINETICS400:
             return kinetics400()
-        if self.class_list is not None:
-            return read_names(Path(self.root, self.class_list))
+        path = None if self.class_list is None else Path(self.root, self.class_list)
+        if path is not None and (self.known_classes is None or path.is_file()):
+            return read_names(path)
+        if self.known_classes is not None:
+            return self.known_classes
         split = self._naming_split
-        if self._list_of(split) is None:
+        if (listed := self._list_of(split)) is None:
             return class_folders(Path(self.root, split))
-        return [str(label) for label in range(int(self.files(split).labels.max()) + 1)]
+        if split == "test" and self.head_classes is not None:
+            return [str(label) for label in range(self.head_classes)]
+        return numbered(listed, self.files(split))

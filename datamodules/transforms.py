@@ -1,4 +1,4 @@
-"""How an image is opened and turned into a tensor, in training and in evaluation."""
+"""How an image is turned into a tensor, in training and in evaluation."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,23 +13,6 @@ from torchvision.transforms import v2
 from datamodules.errors import DataError
 
 Interpolation = Literal["bilinear", "bicubic"]
-MAX_ASPECT = 100  # beyond it, resizing the short side to 256 would need gigabytes
-
-
-def read_image(path: str, channels: int) -> Image.Image:
-    """Decode one image as RGB (3 channels) or grey (1 channel).
-
-    Raises:
-        Exception: Whatever PIL raises on a file it cannot decode.
-        ValueError: One side is more than 100 times as long as the other.
-    """
-    with open(path, "rb") as file, Image.open(file) as image:
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ValueError(f"{image.width}x{image.height} pixels is no picture's shape")
-        # PIL warns when it turns a palette with transparency into RGB directly
-        palette = image.mode == "P" and "transparency" in image.info
-        opened = image.convert("RGBA") if palette else image
-        return opened.convert("RGB" if channels == 3 else "L")
 
 
 def train_transform(

@@ -40,6 +40,7 @@ from timm.models.vision_transformer import VisionTransformer
 import checkpoints
 import datamodules
 import recipes
+from datamodules.base import LabelledData
 from tome_lightning import __version__
 from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
 from tome_lightning.bar import RunBar
@@ -114,6 +115,7 @@ class ToMeCLI(LightningCLI):
         self.from_checkpoint: dict[str, Any] = {}
         self.left_out: dict[str, Any] = {}  # of the checkpoint's trainer
         self.logged_steps: int | None = None
+        self.class_names: list[str] | None = None  # of the checkpoint
         first: list[str] = []
         with contextlib.ExitStack() as stack:
             if self.ckpt_path is not None:
@@ -122,6 +124,7 @@ class ToMeCLI(LightningCLI):
                 saved = checkpoint_config(self.ckpt_path, verb, given, VERSIONS, option)
                 self.recipe = self.recipe or saved.recipe
                 self.logged_steps = saved.logged_steps
+                self.class_names = saved.class_names
                 self.from_checkpoint, self.left_out = saved.config, saved.left_out
                 path = stack.enter_context(_yaml_file(saved.config))
                 files = [Path(b) for a, b in pairwise(arguments.argv) if a == "--config"]
@@ -239,6 +242,8 @@ class ToMeCLI(LightningCLI):
         return make_run_dir(given, self.recipe, resuming=True, own=own)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.subcommand != "fit" and isinstance(self.datamodule, LabelledData):
+            self.datamodule.take_classes(self.class_names, self.model.task.num_classes)
         trainer_config = self._get(self.config_init, "trainer")
         tome, save = self._get(self.config_init, "tome"), self._get(self.config_init, "save")
         extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome), Peers()]

@@ -40,6 +40,7 @@ from tome_lightning.tome import patch
 from tome_lightning.tome.plan import R, check_possible
 
 REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
+UNREAD = -1  # the label of a sample whose file cannot be read
 STEP_DRAWS = 0x57E9  # keeps the draws of steps apart from those of samples
 
 Part = TypeVar("Part", Input, Task)
@@ -309,8 +310,8 @@ class FineTune(LightningModule):
 
     def _counted(self, y: Tensor, batch_idx: int, loader: Any) -> Tensor:
         """Which samples of a batch count: neither another rank's, repeated to fill the last batch,
-        nor unreadable (label -1)."""
-        readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y >= 0
+        nor unreadable (`UNREAD`)."""
+        readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y != UNREAD
         # Not the loader's own sampler and size: for prediction Lightning makes another loader, with
         # neither, around the same batches.
         batches: Any = getattr(loader, "batch_sampler", None)

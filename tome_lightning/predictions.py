@@ -19,7 +19,8 @@ class PredictionWriter(Callback):
     """Writes ``predictions.csv``: id, file and the five best classes of each sample with scores.
 
     Rows appear as batches are done, so an interrupted run keeps what it has. On several processes
-    each writes its own samples, to ``predictions.<rank>.csv``.
+    each writes its own samples, to ``predictions.<rank>.csv``. UTF-8; of a name that is not, the bytes
+    that are none are escaped.
 
     Args:
         directory: The run directory.
@@ -62,5 +63,6 @@ class PredictionWriter(Callback):
         rank_zero_info(f"Predictions: {self.path}")
 
     def _write(self, rows: list[list[Any]], mode: str) -> None:
-        with self.path.open(mode, newline="") as file:
+        # a name of a file need not be text: what is none is escaped, as \udcff, and costs no row
+        with self.path.open(mode, newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows(rows)

@@ -40,12 +40,14 @@ class SavedConfig(NamedTuple):
         recipe: Name of the recipe.
         logged_steps: Steps whose logs are complete, if it says so.
         left_out: Options of the trainer that a checkpoint may not choose, as it has them.
+        class_names: Of its head, if it says so.
     """
 
     config: dict[str, Any]
     recipe: str | None
     logged_steps: int | None
     left_out: dict[str, Any]
+    class_names: list[str] | None = None
 
 
 def find_checkpoint(
@@ -177,7 +179,7 @@ def checkpoint_config(
     if recipe is None and ours.get("recipe") is not None:
         named = str(ours["recipe"])[:80]
         rank_zero_warn(f"{path} names its recipe {named!r}, which is no name: left out")
-    return SavedConfig(config, recipe, steps, run.left_out)
+    return SavedConfig(config, recipe, steps, run.left_out, ours.get("class_names"))
 
 
 def check_left_out(

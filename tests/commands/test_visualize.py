@@ -1,5 +1,7 @@
 """``visualize``: files in, pictures out."""
 
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from tome_lightning import FineTune
+from tome_lightning.__main__ import main as run
 from tome_lightning.commands.visualize import main
 from tome_lightning.inputs import Clip, Spectrogram
 from tome_lightning.inputs import Image as ImageInput
@@ -183,3 +186,22 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert words in told[-1]
     assert told[-1].startswith("error: ")
     assert before == {file.name: file.stat().st_mtime_ns for file in place.iterdir()}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_name_that_is_no_text_is_drawn_and_told(
+    kind: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = place / CASES[kind][1]
+    odd = tmp_path / f"odd\udcff{file.suffix}"
+    try:
+        shutil.copy(file, odd)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    screen = io.TextIOWrapper(io.BytesIO(), "utf-8")  # as a terminal: strict
+    monkeypatch.setattr("sys.stdout", screen)
+    words = ["visualize", "--ckpt", str(place / f"{kind}.ckpt"), "--input", str(odd)]
+    assert run([*words, "--out", str(tmp_path / "out.png"), "--r", "1"]) == 0
+    screen.flush()
+    assert "odd\\udcff" in screen.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert (tmp_path / "out.png").is_file()

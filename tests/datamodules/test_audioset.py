@@ -163,6 +163,20 @@ def test_several_lists_are_trained_on_together(tree: Path) -> None:
     assert [len(data.files(split)) for split in ("train", "val", "test")] == [22, 6, 16]
 
 
+def test_a_clip_that_no_ending_tells_of_is_told_with_its_ending(tree: Path) -> None:
+    """Found by its id among the files of a folder: 3gp is read, xyz is not, thumbnails are no clips."""
+    first, second, third, *_ = clips("train", 16)
+    for clip, name in ((first, "{}.3gp"), (second, "{}.xyz"), (third, "@eaDir/{}.wav")):
+        target = (tree / clip.path).parent / name.format(clip.id)
+        target.parent.mkdir(exist_ok=True)
+        (tree / clip.path).rename(target)
+    data = make(tree, train_list="balanced_train_segments.csv", clips="audio")
+    told = r"audio, searched for them: left out: 1 files with other endings \(\.xyz 1\); 1 hidden, thumb"
+    with pytest.warns(UserWarning, match=told):
+        assert data.missing("train") == [second.id, third.id]
+    assert data.files("train").path(0).endswith(".3gp")
+
+
 def test_missing_clips_leave_the_list_and_are_told(tree: Path) -> None:
     made = clips("train", 16)
     for number in (1, 6, 9):

@@ -8,6 +8,7 @@ import pytest
 
 from datamodules import DataError
 from datamodules.filelist import FileList, class_folders, read_list, scan_folder
+from datamodules.walking import LeftOut
 
 
 def touch(path: Path) -> None:
@@ -105,3 +106,75 @@ def test_a_linked_class_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")
     assert class_folders(tmp_path / "train") == ["a"]
     assert len(scan_folder(tmp_path, "train", {"a": 0})) == 1
+
+
+def listed(files: FileList) -> list[tuple[str, int]]:
+    return [files[i] for i in range(len(files))]
+
+
+def test_every_link_back_is_followed_no_second_time(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/a/deep/2.png", "train/b/3.png"):
+        touch(tmp_path / name)
+    links = {
+        "train/a/self": ".", "train/a/deep/up": "..", "train/a/split": "..", "train/a/root": "../..",
+        "train/a/sibling": "../b", "train/a/again": "deep", "train/b/twice.png": "3.png",
+        "train/loop": ".",
+    }  # fmt: skip
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    left_out = LeftOut()
+    assert class_folders(tmp_path / "train") == ["a", "b"]
+    files = scan_folder(tmp_path, "train", {"a": 0, "b": 1}, left_out=left_out)
+    assert listed(files) == [("train/a/1.png", 0), ("train/a/deep/2.png", 0), ("train/b/3.png", 1)]
+    assert sorted(left_out.links) == sorted(str(tmp_path / name) for name in links)
+    assert "8 links to what is listed already" in left_out.describe()
+
+
+def test_links_to_files_and_folders_elsewhere_are_samples_once(tmp_path: Path) -> None:
+    for name in ("store/blob", "store/more/1.png", "store/b/1.png", "train/a/own.png"):
+        touch(tmp_path / name)
+    for name, target in {"x.png": "../../store/blob", "y.png": "../../store/blob"}.items():
+        (tmp_path / "train/a" / name).symlink_to(target)
+    for name in ("first", "second"):
+        (tmp_path / "train/a" / name).symlink_to("../../store/more")
+    (tmp_path / "train/b").symlink_to("../store/b")  # a class may well be a link
+    files = scan_folder(tmp_path, "train", {"a": 0, "b": 1})
+    assert [path for path, _ in listed(files)] == [
+        "train/a/first/1.png", "train/a/own.png", "train/a/x.png", "train/b/1.png",
+    ]  # fmt: skip
+
+
+def test_two_spellings_of_a_class_that_are_one_folder_count_once(tmp_path: Path) -> None:
+    touch(tmp_path / "train/play guitar/1.mp4")
+    (tmp_path / "train/play_guitar").symlink_to("play guitar")
+    labels = {"play guitar": 0, "play_guitar": 0}
+    assert len(scan_folder(tmp_path, "train", labels, (".mp4",))) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", ".thumbnails", "Thumbs", "thumbnails", "#recycle", "__MACOSX", "lost+found"]
+)
+def test_folders_beside_the_data_are_neither_classes_nor_samples(name: str, tmp_path: Path) -> None:
+    for path in ("train/a/1.png", f"train/a/{name}/1.png", f"train/{name}/2.png"):
+        touch(tmp_path / path)
+    left_out = LeftOut()
+    assert class_folders(tmp_path / "train") == ["a"]
+    assert listed(scan_folder(tmp_path, "train", {"a": 0}, left_out=left_out)) == [
+        ("train/a/1.png", 0)
+    ]
+    assert sorted(left_out.folders) == sorted(
+        str(tmp_path / "train" / path) for path in (name, f"a/{name}")
+    )
+
+
+def test_what_is_left_out_is_counted_by_ending(tmp_path: Path) -> None:
+    names = ["a/1.png", "a/2.HEIC", "a/3.heic", "a/4.txt", "a/5", "a/._1.png", "6.png", "notes.txt"]
+    for name in names:
+        touch(tmp_path / "train" / name)
+    left_out = LeftOut()
+    assert len(scan_folder(tmp_path, "train", {"a": 0}, left_out=left_out)) == 1
+    assert left_out.describe() == (
+        "left out: 4 files with other endings (.heic 2, .txt 1, none 1); 1 files in no class folder "
+        f"({tmp_path}/train/6.png); 1 hidden files"
+    )
+    assert LeftOut().describe() == ""

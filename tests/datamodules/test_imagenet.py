@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from datamodules import DataError, ImageNet
+from datamodules.filelist import UNLABELLED
 from datamodules.loader import EpochSampler
 
 
@@ -339,6 +340,36 @@ def test_state_is_plain_and_a_checkpoint_of_other_classes_is_refused(make_folder
         data.load_state_dict(state | {"class_names": ["ant", "bee", "cat", "dog"]})
     with pytest.warns(UserWarning, match="training files are not those of the checkpoint"):
         data.load_state_dict(state | {"train_digest": "0"})
+
+
+def test_classes_of_a_checkpoint_stand_in_for_names_that_are_not_there(make_folder) -> None:
+    root = make_folder()
+    (root / "new.txt").write_text("val/ant/0.png 2\n")
+    lists = {"train_list": "gone.txt", "test_list": "new.txt"}
+    data = small(root, class_list="gone.txt", **lists)
+    data.take_classes(["x", "y", "z"], 3)
+    data.setup("test")
+    assert data.class_names == ["x", "y", "z"]
+    assert data.samples("test")[0][1] == 2
+    (root / "names.txt").write_text("x\ny\nother\n")
+    other = small(root, class_list="names.txt", **lists)
+    other.take_classes(["x", "y", "z"], 3)
+    with pytest.raises(DataError, match="class 2 is 'z' there and 'other' here"):
+        other.load_state_dict({"class_names": ["x", "y", "z"]})
+
+
+def test_a_list_read_for_prediction_is_no_list_to_test_with(make_folder) -> None:
+    root = make_folder()
+    (root / "new.txt").write_text("val/ant/0.png\nval/bee/0.png\n")
+    data = small(root, test_list="new.txt")
+    data.setup("predict")
+    assert [y for _, y, _ in data.samples("test")] == [UNLABELLED] * 2
+    assert data.class_names == ["ant", "bee", "cat"]  # root has them to say what they are
+    with pytest.raises(DataError, match=r"new\.txt, line 1: expected .* for predict"):
+        data.setup("test")
+    shutil.rmtree(root / "train")
+    with pytest.raises(DataError, match="has no labels, so nothing says what the classes are"):
+        small(root, test_list="new.txt").setup("predict")
 
 
 def test_loaders_before_setup_say_what_is_missing(tmp_path: Path) -> None:

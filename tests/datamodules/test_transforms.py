@@ -1,8 +1,6 @@
 """Opening and transforming images."""
 
 import random
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from torchvision import transforms as v1
 from datamodules import DataError
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import seeded
-from datamodules.transforms import EvalTransform, posterize, read_image, train_transform
+from datamodules.transforms import EvalTransform, posterize, train_transform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RECIPE: dict[str, Any] = {
@@ -128,27 +126,3 @@ def test_seeding_leaves_the_generators_of_the_main_process_alone() -> None:
         assert draw() == first
     with seeded(2, 1):
         assert draw() != first
-
-
-def test_any_mode_is_read_as_rgb_or_grey_without_a_warning(tmp_path: Path) -> None:
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    images = {
-        "palette.png": palette, "rgba.png": Image.new("RGBA", (4, 4), (10, 20, 30, 0)),
-        "la.png": Image.new("LA", (4, 4)), "one.png": Image.new("1", (4, 4)),
-        "cmyk.jpg": Image.new("CMYK", (4, 4)),
-    }  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name, image in images.items():
-            transparency = {"transparency": b"\x00\x80"} if name == "palette.png" else {}
-            image.save(tmp_path / name, **transparency)
-            assert read_image(str(tmp_path / name), 3).mode == "RGB"
-            assert read_image(str(tmp_path / name), 1).mode == "L"
-        assert read_image(str(tmp_path / "palette.png"), 3).getpixel((0, 0)) == (10, 20, 30)
-
-
-def test_an_absurd_shape_is_refused_before_decoding(tmp_path: Path) -> None:
-    Image.new("L", (1, 200)).save(tmp_path / "line.png")
-    with pytest.raises(ValueError, match="1x200 pixels"):
-        read_image(str(tmp_path / "line.png"), 3)

@@ -8,7 +8,8 @@ import timm
 import torch
 from PIL import Image
 
-from datamodules.transforms import EvalTransform, read_image
+from datamodules.image_reader import read_image
+from datamodules.transforms import EvalTransform
 from tome_lightning.arguments import UsageError
 from tome_lightning.inputs import Image as ImageInput
 from tome_lightning.loaded import LoadedModel

@@ -72,3 +72,13 @@ def test_lines_are_between_groups_only():
     for ids, count in (([[0, 0], [0, 0]], 0), ([[0, 0], [1, 1]], 4), ([[0, 1], [2, 3]], 8)):
         figure = sound_figure([shown], [[Groups(1, 1, 1, np.array(ids))]])
         assert len(figure.axes[1].collections[0].get_segments()) == count
+
+
+@pytest.mark.parametrize("name", ["odd\udcff.wav", "$x^.wav", "日本.wav"])
+def test_any_name_of_a_file_can_be_a_title(name: str):
+    read = Spectrogram(frames=64, mels=32)
+    shown = example(name, torch.zeros(1, 64, 32), read, (0.0,), (0.5,))
+    groups = Groups(1, 1, 8, np.arange(8).reshape(4, 2))
+    figure = sound_figure([shown], [[groups]])
+    assert figure_pixels(figure).ndim == 3
+    assert figure.axes[0].get_title(loc="left") == name.replace("\udcff", "\\udcff")

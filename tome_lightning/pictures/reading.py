@@ -89,6 +89,9 @@ def example(
         mean: Of each channel, 0 to 1; of a spectrogram one, in natural logarithms.
         std: The same.
     """
+    name = name.encode(
+        errors="backslashreplace"
+    ).decode()  # a file's name need not be text, a caption is
     x = x.detach().float().cpu()
     if isinstance(input, Spectrogram):
         cells = (x[0] * (2 * std[0]) + mean[0]).numpy()
@@ -102,23 +105,18 @@ def example(
 
 
 def _picture(path: Path, loaded: LoadedModel) -> Tensor:
-    """The picture upright, its short side resized and its middle cropped, as evaluation has it."""
-    from PIL import Image as Pictures
-    from PIL import ImageOps
+    """The picture as evaluation reads it, its short side resized and its middle cropped."""
     from torchvision.transforms.v2.functional import normalize
 
-    from datamodules.transforms import MAX_ASPECT, EvalTransform
+    from datamodules.image_reader import read_image
+    from datamodules.transforms import EvalTransform
 
     channels, size, _ = loaded.shape
-    with Pictures.open(path) as picture:
-        if max(picture.size) > MAX_ASPECT * min(picture.size):
-            raise ValueError(f"{picture.width}x{picture.height} pixels is no picture's shape")
-        palette = picture.mode == "P" and "transparency" in picture.info
-        opened = picture.convert("RGBA") if palette else picture
-        upright = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
+    exif = loaded.data.get("exif", True)  # upright, unless a run says otherwise
+    picture = read_image(str(path), channels, exif=bool(exif))
     crop_pct = loaded.data.get("crop_pct") or 1.0  # unless a run says so, all of the short side
     transform = EvalTransform(size, crop_pct, loaded.data.get("interpolation") or "bicubic")
-    x: Tensor = normalize(transform(upright)[0].float() / 255, [*loaded.mean], [*loaded.std])
+    x: Tensor = normalize(transform(picture)[0].float() / 255, [*loaded.mean], [*loaded.std])
     return x
 
 

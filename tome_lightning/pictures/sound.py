@@ -115,7 +115,7 @@ def _draw(axes: Any, colours: NDArray[np.float64], title: str) -> None:
     time, mels, _ = colours.shape
     axes.imshow(colours.transpose(1, 0, 2), origin="lower", aspect="auto", interpolation="nearest",
                 extent=(0, time * SHIFT, 0, mels))  # fmt: skip
-    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_title(title, fontsize=9, loc="left", parse_math=False)  # $ is a letter of file names
 
 
 def _outline(

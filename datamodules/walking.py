@@ -1,0 +1,166 @@
+"""Files below a folder: each real file once, and an account of all that is left out."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from pathlib import Path
+
+from datamodules.errors import DataError
+
+# Folders that systems and viewers make beside the data: Synology, QNAP, Windows, macOS, Linux.
+NOT_DATA = (
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
+    "system volume information", "thumbs", "thumbnails", "__macosx", "lost+found",
+)  # fmt: skip
+SHOWN = 3  # paths that a message names
+
+
+@dataclass
+class LeftOut:
+    """What walks have passed over.
+
+    Attributes:
+        endings: Files with an ending that was not asked for, by that ending.
+        hidden: Files whose name starts with a dot.
+        folders: Hidden folders and those of `NOT_DATA`, with all that is in them.
+        links: Links to what was found already, or to a folder that they lie in.
+        loose: Files beside class folders.
+    """
+
+    endings: Counter[str] = field(default_factory=Counter)
+    hidden: int = 0
+    folders: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+
+    def note_beside(
+        self, folder: str | Path, classes: Collection[str], extensions: tuple[str, ...]
+    ) -> None:
+        """Note what lies in a folder of class folders besides these."""
+        for entry in entries(folder):
+            if not entry.is_dir():
+                self.loose += [entry.path] if _wanted(entry.name, extensions) else []
+            elif not is_data(entry.name):
+                self.folders.append(entry.path)
+            elif entry.is_symlink() and entry.name not in classes:
+                self.links.append(entry.path)
+
+    def describe(self) -> str:
+        """All of it in one line; empty for nothing."""
+        kinds = ", ".join(f"{ending} {count:,}" for ending, count in self.endings.most_common())
+        parts = [
+            (self.endings.total(), "files with other endings", kinds),
+            (len(self.loose), "files in no class folder", _some(self.loose)),
+            (self.hidden, "hidden files", ""),
+            (len(self.folders), "hidden, thumbnail or system folders", _some(self.folders)),
+            (len(self.links), "links to what is listed already", _some(self.links)),
+        ]
+        told = [
+            f"{count:,} {what}{names and f' ({names})'}" for count, what, names in parts if count
+        ]
+        return f"left out: {'; '.join(told)}" if told else ""
+
+
+def is_data(name: str) -> bool:
+    """Whether a folder of that name may hold data: neither hidden nor one of `NOT_DATA`."""
+    return not name.startswith(".") and name.lower() not in NOT_DATA
+
+
+def above(folder: str | Path) -> set[str]:
+    """The real paths of the folders that a folder lies in, along its path and along its real path."""
+    path = Path(folder).absolute()
+    return {
+        os.path.realpath(parent) for place in (path, path.resolve()) for parent in place.parents
+    }
+
+
+def entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, in any order.
+
+    Raises:
+        DataError: It cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            yield from found
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror}; check the path") from None
+
+
+def files_below(
+    folder: str | Path,
+    extensions: tuple[str, ...],
+    left_out: LeftOut | None = None,
+    taken: Collection[str] = (),
+) -> Iterator[str]:
+    """Paths of all files below a folder with these endings, each real file once.
+
+    In any order, since millions need not be sorted twice; but links are followed after all else, and
+    by name, so that what has a path without one is found by that.
+
+    Args:
+        folder: Where to look.
+        extensions: Endings in lower case.
+        left_out: Takes note of what is passed over.
+        taken: Real paths of folders that links are not followed to, besides those that `folder` lies in.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    left_out = LeftOut() if left_out is None else left_out
+    closed = {*taken, *above(folder)}
+    walked: set[str] = set()
+    folders, linked_folders = [str(folder)], list[str]()
+    linked_files: list[str] = []
+    while folders or linked_folders:
+        here = folders.pop() if folders else heappop(linked_folders)
+        real = os.path.realpath(here)
+        if real in walked or (real in closed and walked):  # the first one is never passed over
+            left_out.links.append(here)
+            continue
+        walked.add(real)
+        for entry in entries(here):
+            if entry.is_dir() and not is_data(entry.name):
+                left_out.folders.append(entry.path)
+            elif entry.is_dir() and entry.is_symlink():
+                heappush(linked_folders, entry.path)
+            elif entry.is_dir():
+                folders.append(entry.path)
+            elif not _wanted(entry.name, extensions, left_out):
+                continue
+            elif entry.is_symlink():
+                linked_files.append(entry.path)
+            else:
+                yield entry.path
+    yield from _resolved(sorted(linked_files), extensions, walked, left_out)
+
+
+def _resolved(
+    links: list[str], extensions: tuple[str, ...], walked: set[str], left_out: LeftOut
+) -> Iterator[str]:
+    """The links among files whose real file neither lies in a folder walked nor came before."""
+    found: set[str] = set()
+    for link in links:
+        real = os.path.realpath(link)
+        parent, name = os.path.split(real)
+        there = parent in walked and _wanted(name, extensions) and os.path.exists(real)
+        if there or real in found:
+            left_out.links.append(link)
+        else:
+            found.add(real)
+            yield link
+
+
+def _wanted(name: str, extensions: tuple[str, ...], left_out: LeftOut | None = None) -> bool:
+    hidden, known = name.startswith("."), name.lower().endswith(extensions)
+    if left_out is not None and hidden:
+        left_out.hidden += 1
+    elif left_out is not None and not known:
+        left_out.endings[os.path.splitext(name)[1].lower() or "none"] += 1
+    return known and not hidden
+
+
+def _some(paths: list[str]) -> str:
+    return f"{', '.join(sorted(paths)[:SHOWN])}{', ...' if len(paths) > SHOWN else ''}"
