@@ -266,7 +266,7 @@ def _read_json(path: Path, bare: bool) -> Iterator[Row]:
         entries = content["data"]
         if not isinstance(entries, list):
             raise TypeError("data is no list")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f'{path} is not {{"data": [{{"wav": path, "labels": ids}}]}} '
             f"({type(error).__name__}: {error})"

@@ -297,7 +297,7 @@ def read_bad_files(path: Path) -> set[str]:
         return {str(row["path"]) for row in content["bad"]}
     except OSError as error:
         raise DataError(f"cannot read data.exclude {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"data.exclude {path} is no result of `python -m tome_lightning scan` "
             f"({type(error).__name__}: {error}); it has `bad: [{{path, reason}}]`"

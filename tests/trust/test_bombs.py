@@ -174,6 +174,21 @@ def test_metadata_of_weights_is_one_line(verb, form, stranger, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "option"),
+    [
+        ("kinetics_vitb", "--data.exclude"),
+        ("audioset_vitb", "--data.exclude"),
+        ("audioset_vitb", "--data.train_list"),
+    ],
+)
+def test_lists_of_others_may_be_as_deep_as_they_like(recipe, option, stranger, capfd):
+    Path("deep.json").write_text(deep())
+    Path("train.csv").write_text("path,labels\n")
+    assert main(["scan", f"--recipe={recipe}", "--data.root=.", f"{option}=deep.json", "--out=x"]) == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
 COMMAND = "\x1b]0;owned\x07\x1b[2J\u202e"
 
 

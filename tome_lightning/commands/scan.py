@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments, read_yaml
 from tome_lightning.commands.scanning import SPLITS, scan
+from tome_lightning.screen import say
 
 if TYPE_CHECKING:
     from datamodules.file_check import FileCheck
@@ -54,8 +55,7 @@ def _run(argv: list[str]) -> None:
     content = scan(
         data, options.out, splits, options.quick, options.workers, recipe=arguments.recipe
     )
-    told = "\n".join(tell(content, options.out, data.file_check(options.quick)))
-    print(told.encode(errors="backslashreplace").decode())  # a path may be no text
+    say("\n".join(tell(content, options.out, data.file_check(options.quick))))
 
 
 def tell(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
