@@ -205,6 +205,7 @@ def scan_folder(
     left_out = LeftOut() if left_out is None else left_out
     left_out.note_beside(root / split, labels, extensions)
     places = {name: os.path.realpath(root / split / name) for name in labels}
+    prefix = os.path.join(root, "")
     paths: list[str] = []
     indices: list[int] = []
     seen: set[tuple[int, str]] = set()
@@ -215,7 +216,7 @@ def scan_folder(
             continue
         seen.add((label, places[name]))
         found = sorted(files_below(folder, extensions, left_out, taken=places.values()))
-        paths += [os.path.relpath(path, root) for path in found]
+        paths += [path.removeprefix(prefix) for path in found]
         indices += [label] * len(found)
     return FileList(paths, indices)
 

@@ -122,12 +122,13 @@ def files_below(
             continue
         walked.add(real)
         for entry in entries(here):
-            if entry.is_dir() and not is_data(entry.name):
-                left_out.folders.append(entry.path)
-            elif entry.is_dir() and entry.is_symlink():
-                heappush(linked_folders, entry.path)
-            elif entry.is_dir():
-                folders.append(entry.path)
+            if entry.is_dir():
+                if not is_data(entry.name):
+                    left_out.folders.append(entry.path)
+                elif entry.is_symlink():
+                    heappush(linked_folders, entry.path)
+                else:
+                    folders.append(entry.path)
             elif not _wanted(entry.name, extensions, left_out):
                 continue
             elif entry.is_symlink():
@@ -154,12 +155,13 @@ def _resolved(
 
 
 def _wanted(name: str, extensions: tuple[str, ...], left_out: LeftOut | None = None) -> bool:
-    hidden, known = name.startswith("."), name.lower().endswith(extensions)
-    if left_out is not None and hidden:
+    if name.lower().endswith(extensions) and not name.startswith("."):
+        return True
+    if left_out is not None and name.startswith("."):
         left_out.hidden += 1
-    elif left_out is not None and not known:
+    elif left_out is not None:
         left_out.endings[os.path.splitext(name)[1].lower() or "none"] += 1
-    return known and not hidden
+    return False
 
 
 def _some(paths: list[str]) -> str:
