@@ -123,7 +123,7 @@ def test_a_recipe_that_can_run(recipe: str, capsys: pytest.CaptureFixture[str]):
         (["quickstart", "--model.rr", "1"], "Nearest: model.r"),
         (["quickstart", "--model.checkpoint", "nowhere.pth"], "nowhere.pth"),
         (["quickstart", "--model.task.num_classes", "12"], "The data has 10 classes"),
-        (["quickstart", "--model.input.size", "32"], "the model reads 1x32x32"),
+        (["quickstart", "--model.input.size", "32"], "the model reads (1, 32, 32)"),
         (["quickstart", "--trainer.accelerator", "gpu"], "torch sees none"),
     ],
 )
