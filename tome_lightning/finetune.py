@@ -219,7 +219,7 @@ class FineTune(LightningModule):
         return (self.input.shape[0], *self.model.img_size)
 
     def follow(self, data: Any) -> None:
-        """Take over the size of a data module's samples, where the model takes any.
+        """Take over the size of a data module's samples, where the model takes any; else do nothing.
 
         Tokens, multiply-accumulates and what r is held against are then those of that size.
 
@@ -227,11 +227,12 @@ class FineTune(LightningModule):
             FineTuneError: The data's samples are none that the model reads.
             PlanError: r asks a block for more than half of all patch tokens.
         """
-        shape = getattr(data, "sample_shape", None)
+        if not self.vit.dynamic_img_size:
+            return
+        shape = getattr(data, "sample_shape", None) or self.input.shape
         self._check_shape(shape)
-        if self.vit.dynamic_img_size:
-            self.model.img_size = self.input.shape[1:] if shape is None else shape[1:]
-            self.check_r(self.model.r)
+        self.model.img_size = shape[1:]
+        self.check_r(self.model.r)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, K]`` of samples ``[B, *sample_shape]``."""
@@ -329,6 +330,7 @@ class FineTune(LightningModule):
                 self.class_names = list(data.class_names)
             self.task.check(data.num_classes, data.batch_size if stage == "fit" else 2)
             self._check_labels(getattr(data, "multi_label", False))
+        self._check_shape(getattr(data, "sample_shape", None))
         self.follow(data)
         if stage == "fit" and self.keep_effective_batch:
             accumulate_to(self.trainer, self.recipe_batch)

@@ -27,7 +27,15 @@ from tome_lightning.sharding import header_file
 from tome_lightning.tasks import Task
 from tome_lightning.tome import R, ToMeViT, patch
 from tome_lightning.tome.plan import check_possible
-from tome_lightning.trust import DATA, Untrusted, fits, recipe_name, trusted_data, trusted_model
+from tome_lightning.trust import (
+    DATA,
+    Untrusted,
+    fits,
+    plain_data,
+    recipe_name,
+    trusted_data,
+    trusted_model,
+)
 
 IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
 NOTED = {  # what is used of what ``export`` notes
@@ -194,10 +202,16 @@ def _of_run(path: Path) -> LoadedModel:
     try:
         # before Lightning takes them as they are:
         trusted_model(saved["hyper_parameters"], len(saved["state_dict"]))
-        data = trusted_data(ours.get("data"), made=False).config
+        data = trusted_data(ours.get("data"), made=False).config or plain_data(ours.get("data"))
     except Untrusted as error:
         raise UsageError(f"{path} cannot be loaded: it is refused: {error}.") from error
-    module = FineTune.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    try:
+        module = FineTune.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path} cannot be loaded: its weights do not fit the model that it describes ({reason})."
+        ) from error
     mean, std = _scale(data, module.input)
     averaged = ", averaged over training" if "averaging_state" in saved else ""
     return LoadedModel(
@@ -339,5 +353,7 @@ def _scale(data: dict[str, Any], input: Input) -> tuple[tuple[float, ...], tuple
         value: Any = given.get(name)
         if value is None and name in defaults:
             value = defaults[name].default
-        values.append(tuple(value) if isinstance(value, (list, tuple)) else (float(value),))
+        each = tuple(value) if isinstance(value, (list, tuple)) else (float(value),)
+        channels = input.shape[0]  # another number of values is not of this model's samples
+        values.append(each if len(each) == channels else HALF * channels)
     return values[0], values[1]

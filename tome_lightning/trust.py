@@ -239,6 +239,15 @@ def trusted_data(given: Mapping[str, Any] | None, made: bool = True) -> Taken:
     return Taken({**part, "class_path": given["class_path"]}, [], {})
 
 
+def plain_data(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Numbers, strings and lists of these among the arguments of somebody else's data module."""
+    plain = Number | str | bool | None | list[Number]
+    arguments = (given or {}).get("init_args")
+    if not isinstance(arguments, dict):
+        return {}
+    return {"init_args": {k: v for k, v in arguments.items() if fits(k, str) and fits(v, plain)}}
+
+
 def trusted_run(ours: Mapping[str, Any]) -> Taken:
     """The trainer's options, r over training, saving and the seed of a run to go on with.
 

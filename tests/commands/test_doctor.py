@@ -209,7 +209,7 @@ def test_every_shipped_recipe_can_run_on_readable_data(
         (["quickstart", "--model.rr", "1"], "Nearest: model.r"),
         (["quickstart", "--model.checkpoint", "nowhere.pth"], "nowhere.pth"),
         (["quickstart", "--model.task.num_classes", "12"], "The data has 10 classes"),
-        (["quickstart", "--model.input.size", "32"], "the model reads 1x32x32"),
+        (["quickstart", "--model.input.size", "32"], "the model reads (1, 32, 32)"),
         (["quickstart", "--trainer.accelerator", "gpu"], "torch sees none"),
     ],
 )

@@ -185,7 +185,9 @@ def test_metadata_of_weights_is_one_line(verb, form, stranger, capfd):
 def test_lists_of_others_may_be_as_deep_as_they_like(recipe, option, stranger, capfd):
     Path("deep.json").write_text(deep())
     Path("train.csv").write_text("path,labels\n")
-    assert main(["scan", f"--recipe={recipe}", "--data.root=.", f"{option}=deep.json", "--out=x"]) == 2
+    assert (
+        main(["scan", f"--recipe={recipe}", "--data.root=.", f"{option}=deep.json", "--out=x"]) == 2
+    )
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -164,6 +164,11 @@ def _data(plan: Any) -> Iterator[Finding]:
         data.setup("fit")
         if hasattr(data, "num_classes"):
             module.task.check(data.num_classes, data.batch_size)
+        shape = getattr(data, "sample_shape", None)
+        if shape not in (None, module.input.shape) and not module.vit.dynamic_img_size:
+            words = f"samples are {shape}, the model reads {module.input.shape}"
+            yield broken("data", words, "set model.input and data to the same values")
+            return
         if not isinstance(data, LabelledData):
             yield ok("data", f"{type(data).__name__} is set up")
             return
