@@ -14,6 +14,7 @@ from tome_lightning import FineTune
 from tome_lightning.__main__ import main
 from tome_lightning.tome import token_counts
 from tome_lightning.tome.projection import KeysWithoutBias
+from tome_lightning.trust import trusted_data, trusted_model, trusted_run
 
 # tokens before the first and after the last block, and multiply-accumulates in G: those of images and
 # of MAE-ST's ViT-L as published (ToMe, tables 4 to 7), the others by the same formula
@@ -71,6 +72,25 @@ def test_a_recipe_builds_the_model_its_header_promises(name, capsys):
         # the published figures are rounded to 0.1 G
         assert macs(module.vit, [0] * len(plan), tokens) == pytest.approx(dense, abs=0.06)
         assert macs(module.vit, plan, tokens) == pytest.approx(merged, abs=0.06)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_run_of_a_recipe_goes_on_by_its_checkpoint_alone(name, capsys):
+    """What the checkpoint of an honest run says is trusted whole: nothing is refused or left out."""
+    config = resolve(name, capsys)
+    module = build(config)
+    model = trusted_model(dict(module.hparams), len(module.state_dict()))
+    data = trusted_data(config["data"])
+    run = trusted_run(config)
+    assert model.config == dict(module.hparams)
+    assert data.config == config["data"]
+    trainer = {name: config["trainer"][name] for name in run.config["trainer"]}
+    assert run.config["trainer"] == trainer
+    assert {name: run.config[name] for name in ("tome", "save", "seed_everything")} == {
+        name: config[name] for name in ("tome", "save", "seed_everything")
+    }
+    assert not model.foreign + data.foreign
+    assert not run.left_out
 
 
 @pytest.mark.parametrize("name", PROMISED)
