@@ -139,7 +139,7 @@ def test_a_readme_command_on_one_s_own_data_runs(own_data, command, capsys):
     assert main([*words, *SMALL, "--model.checkpoint=null"]) == 0
     (best,) = own_data.glob("runs/*/0/checkpoints/best.ckpt")
     assert main(["predict", "--ckpt_path", str(best), "--trainer.accelerator=cpu"]) == 0
-    (table,) = own_data.glob("runs/*/1/predictions.csv")
+    (table,) = own_data.glob("runs/*/predict/0/predictions.csv")
     rows = table.read_text().splitlines()
     assert rows[0].startswith("id,file,class1,score1,class2,score2")
     assert len(rows) > 2

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from tome_lightning.arguments import UsageError, read_arguments
-from tome_lightning.resume import checkpoint_config, find_checkpoint, newest_checkpoint, run_dir_of
+from tome_lightning.resume import (
+    checkpoint_config,
+    describe_choice,
+    find_checkpoint,
+    newest_checkpoint,
+    run_dir_of,
+)
 
 DATA = {"class_path": "datamodules.ImageNet", "init_args": {"root": "DIR"}}
 NOW = {"torch": "2.14.1", "timm": "1.0.31"}
@@ -61,8 +67,19 @@ def test_auto_looks_in_the_newest_run_of_the_recipe_by_number(run_dir):
 def test_auto_starts_anew_where_there_is_nothing(run_dir):
     assert find_checkpoint("auto", None, "kinetics_vitl") is None
     assert find_checkpoint("auto", Path("elsewhere"), None) is None
-    Path("runs/quickstart/1").mkdir()  # a newer run that was killed before it saved
-    assert find_checkpoint("auto", None, "quickstart") is None
+
+
+def test_auto_passes_over_newer_runs_without_a_checkpoint_and_says_so(run_dir):
+    for number in (1, 2):  # killed before they saved
+        Path(f"runs/quickstart/{number}/checkpoints").mkdir(parents=True)
+    Path("runs/quickstart/test/0").mkdir(parents=True)
+    found = find_checkpoint("auto", None, "quickstart")
+    assert found == run_dir / "checkpoints/last.ckpt"
+    told = describe_choice(found, None)
+    assert told.startswith(
+        f"--resume auto goes on with {found}, the newest run with a checkpoint: 1, 2"
+    )
+    assert describe_choice(found, run_dir) == f"--resume auto goes on with {found}"
 
 
 def test_damaged_and_foreign_files_are_passed_over_with_a_word(run_dir):

@@ -47,6 +47,7 @@ from tome_lightning.bar import RunBar
 from tome_lightning.batches import BatchError
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.checkpoint_io import AtomicCheckpointIO, CheckpointFileError
+from tome_lightning.claim import release
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
@@ -56,6 +57,7 @@ from tome_lightning.predictions import PredictionWriter
 from tome_lightning.resume import (
     check_left_out,
     checkpoint_config,
+    describe_choice,
     describe_taken,
     find_checkpoint,
     not_restored,
@@ -234,7 +236,9 @@ class ToMeCLI(LightningCLI):
 
     def _make_run_dir(self, given: str | None) -> Path:
         """The run's directory: a resumed run goes on in its own."""
-        if self.subcommand != "fit" or self.ckpt_path is None:
+        if self.subcommand != "fit":  # a run's number is for what can go on
+            return make_run_dir(given, self.recipe, resuming=False, verb=self.subcommand)
+        if self.ckpt_path is None:
             return make_run_dir(given, self.recipe, resuming=self.resume is not None)
         own = run_dir_of(self.ckpt_path)
         if own is None and given is None:
@@ -311,10 +315,13 @@ class ToMeCLI(LightningCLI):
 def main(argv: list[str]) -> int:
     """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
-    code = exit_code(lambda: ToMeCLI(argv))
-    if code == 2:
-        remove_unused(os.environ.get(RUN_DIR_VARIABLE))
-    return code
+    try:
+        code = exit_code(lambda: ToMeCLI(argv))
+        if code == 2:
+            remove_unused(os.environ.get(RUN_DIR_VARIABLE))
+        return code
+    finally:
+        release()
 
 
 def print_completion(shell: str) -> int:
@@ -416,6 +423,8 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
         if mistake is None or mistake is error:
             raise
         raise mistake from error
+    finally:
+        release()
     summary = json.loads((cli.run_dir / "summary.json").read_text())
     return Run(cli.model, cli.trainer, cli.run_dir, summary)
 
@@ -457,6 +466,8 @@ def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
     os.environ[RESUME_VARIABLE] = str(path or "")
     if path is None:
         _say("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
+    elif arguments.resume == "auto":
+        _say(describe_choice(path, arguments.run_dir))
     return path
 
 

@@ -57,7 +57,7 @@ def find_checkpoint(
 
     Args:
         resume: ``auto``, a run directory, or a checkpoint file.
-        run_dir: Where ``auto`` looks; otherwise in the newest run of the recipe.
+        run_dir: Where ``auto`` looks; otherwise in the recipe's runs, the newest with a checkpoint.
         recipe: The recipe's name.
         runs: The folder of all runs.
 
@@ -86,11 +86,29 @@ def find_checkpoint(
                 "its checkpoint; weights to start another run from go to --init_from."
             )
         return path
-    if run_dir is None:
-        folder = runs / (recipe or "run")
-        numbered = [p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()]
-        run_dir = max(numbered, key=lambda p: int(p.name), default=None)
-    return None if run_dir is None else newest_checkpoint(run_dir)
+    if run_dir is not None:
+        return newest_checkpoint(run_dir)
+    # The newest run may have been killed, or refused, before it saved.
+    found = (newest_checkpoint(run) for run in numbered_runs(runs / (recipe or "run")))
+    return next((path for path in found if path is not None), None)
+
+
+def numbered_runs(folder: Path) -> list[Path]:
+    """The directories ``<n>`` in a recipe's folder, the newest first."""
+    numbered = [p for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()]
+    return sorted(numbered, key=lambda p: int(p.name), reverse=True)
+
+
+def describe_choice(path: Path, run_dir: Path | None) -> str:
+    """What ``--resume auto`` has found, and which newer runs it passed over."""
+    run = path.absolute().parent.parent
+    newer = [] if run_dir is not None else numbered_runs(run.parent)
+    passed = [one.name for one in newer if int(one.name) > int(run.name)]
+    told = f"--resume auto goes on with {path}"
+    if passed:
+        later = ", ".join(reversed(passed))
+        told += f", the newest run with a checkpoint: {later} came later without one"
+    return told
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:

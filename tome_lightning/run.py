@@ -20,6 +20,7 @@ from checkpoints.bounds import read_json
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.checkpoint_io import write_text
+from tome_lightning.claim import LOCK, claim
 from tome_lightning.environment import environment
 from tome_lightning.overview import run_facts, screen
 from tome_lightning.peers import rank
@@ -48,42 +49,57 @@ def is_first_process() -> bool:
 
 
 def make_run_dir(
-    given: str | None, recipe: str | None, resuming: bool, own: Path | None = None
+    given: str | None,
+    recipe: str | None,
+    resuming: bool,
+    own: Path | None = None,
+    verb: str | None = None,
 ) -> Path:
     """Create and return the directory of this run: as given, else ``runs/<recipe>/<n>``, a new n.
+
+    What evaluates has ``runs/<recipe>/<verb>/<n>``, apart from the runs that can go on.
 
     Args:
         given: What the user named.
         recipe: The recipe's name.
         resuming: Whether a directory that holds something may be named.
         own: The directory of the run that is resumed, to go on in it.
+        verb: Of an evaluation.
 
     Raises:
         UsageError: If the directory named by the user holds something and no run is resumed, or if
             it cannot be written.
     """
+    place = Path("runs", recipe or "run", *([verb] if verb else []))
     if not is_first_process():  # it writes nothing; RunRecord learns the real directory from rank 0
-        return Path(
-            os.environ.get(RUN_DIR_VARIABLE) or given or own or Path("runs", recipe or "run")
-        )
+        return Path(os.environ.get(RUN_DIR_VARIABLE) or given or own or place)
     try:
         if given is None and own is not None:
             path = own
         else:
-            path = (
-                _named(Path(given), resuming) if given else _numbered(Path("runs", recipe or "run"))
-            )
+            path = _named(Path(given), resuming) if given else _numbered(place)
         _check_links(path)
+        claim(path)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError("no permission to write into it")
     except OSError as error:
-        place = given or "runs"
         raise UsageError(
-            f"The run directory {place} cannot be written: {error.strerror or error}. "
+            f"The run directory {given or place} cannot be written: "
+            f"{_no_folder(Path(given or place)) or error.strerror or error}. "
             "Choose another with --run_dir."
         ) from error
     os.environ[RUN_DIR_VARIABLE] = str(path)
     return path
+
+
+def _no_folder(place: Path) -> str | None:
+    """What stands in the way of a folder, where that is a file or a link that leads nowhere."""
+    for part in (place, *place.parents):
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to {os.readlink(part)}, which is not there"
+        if part.exists() and not part.is_dir():
+            return f"{part} is a file"
+    return None
 
 
 def _check_links(path: Path) -> None:
@@ -106,7 +122,8 @@ def _check_links(path: Path) -> None:
 
 
 def _named(path: Path, resuming: bool) -> Path:
-    if path.is_dir() and any(path.iterdir()) and not resuming:
+    held = {child.name for child in path.iterdir()} - {LOCK} if path.is_dir() else set()
+    if held and not resuming:
         raise UsageError(
             f"The run directory {path} is not empty. Name another with --run_dir, leave it out for a "
             "new runs/<recipe>/<n>, or go on with the run in it: --resume auto."
@@ -119,20 +136,22 @@ def remove_unused(directory: str | None) -> None:
     """Remove the directory of a run that never started, so that its name is free again."""
     if directory is None or not Path(directory).is_dir():
         return
-    files = list(Path(directory).iterdir())
+    files = [file for file in Path(directory).iterdir() if file.name != LOCK]
     if all(file.name.startswith("events.out.tfevents") for file in files):
         for file in files:
             file.unlink()
+        (Path(directory) / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a mount point, say
             Path(directory).rmdir()
 
 
 def _numbered(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)  # fails where a part of it is a file or leads nowhere
     taken = [int(child.name) for child in parent.glob("[0-9]*") if child.name.isdigit()]
     number = max(taken, default=-1) + 1
     while True:
         try:
-            (parent / str(number)).mkdir(parents=True)
+            (parent / str(number)).mkdir()
             return parent / str(number)
         except FileExistsError:  # another run took it in the meantime
             number += 1
