@@ -213,7 +213,9 @@ class ToMeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if self.ckpt_path is not None:
-            left_out = check_left_out(self.left_out, config.trainer, self.words, self.ckpt_path)
+            left_out = check_left_out(
+                self.left_out, config.trainer.as_dict(), self.words, self.ckpt_path
+            )
             _say(left_out) if left_out else None
         if self.from_checkpoint:
             _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.agreement import Agreement
@@ -55,8 +56,10 @@ class SaveLast(Callback):
         self.signals = StopSignals()
         self._agreement = Agreement()
         self._saved_at, self._saved_step = time.monotonic(), 0
+        self._started = 0  # step
         self._stop, self._due = 0, False  # decided in on_train_batch_end
-        self._over: list[int | None] | None = None  # limits of a run that a callback has ended
+        # Limits of a run that a callback has ended.
+        self._over: list[str] | None = None
 
     def path(self, trainer: Trainer) -> Path:
         """Where ``last.ckpt`` is."""
@@ -75,7 +78,7 @@ class SaveLast(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
         over: Any = state_dict.get("over")
-        self._over = list(over) if fits(over, list[int | None]) else None
+        self._over = list(over) if fits(over, list[str]) else None
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen(trainer)
@@ -84,10 +87,11 @@ class SaveLast(Callback):
         self._listen(trainer)
         _check_start(trainer)
         self._stop, self._due = 0, False
-        if self._over is not None:
-            trainer.should_stop = self._over == _limits(trainer)
-            self._over = None
+        if self._over is not None and self._over == _limits(trainer):
+            trainer.should_stop = True
+        self._over = None
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        self._started = trainer.global_step
 
     # A step is over, and logged, only after on_train_batch_end. What is decided there is done in the
     # hook that comes next: of another batch, of a validation, or of the epoch's end.
@@ -142,6 +146,11 @@ class SaveLast(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.restore()
+        if trainer.global_step and trainer.global_step == self._started:
+            rank_zero_info(
+                f"Nothing was left to do: under these limits ({'; '.join(_limits(trainer))}) the run "
+                f"had ended at step {trainer.global_step}. Give larger ones to go on."
+            )
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -217,8 +226,18 @@ def _nothing_to_ask() -> None:
     pass
 
 
-def _limits(trainer: Trainer) -> list[int | None]:
-    return [trainer.max_epochs, trainer.max_steps]
+def _limits(trainer: Trainer) -> list[str]:
+    """What ends a run before its last epoch: while this is the same, a run that it has ended stays so."""
+    limits = [f"max_epochs {trainer.max_epochs}", f"max_steps {trainer.max_steps}"]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer):
+            limits.append(f"max_time {callback._duration} s")
+        if isinstance(callback, EarlyStopping):
+            names = ("monitor", "mode", "min_delta", "patience", "stopping_threshold",
+                     "divergence_threshold")  # fmt: skip
+            words = ", ".join(f"{name} {getattr(callback, name)}" for name in names)
+            limits.append(f"EarlyStopping: {words}")
+    return limits
 
 
 def _check_start(trainer: Trainer) -> None:
