@@ -62,7 +62,9 @@ BOMBS = {
 def test_a_bomb_in_a_checkpoint_is_refused(form, verb, stranger, capfd):
     forge(BOMBS[form])
     code, told = run(verb, capfd)
-    assert code == 2 or verb in ("compare", "fit with its recipe"), told
+    harmless = ["compare", "fit with its recipe"]
+    harmless += ["inspect"] if "blocks" in form else []  # which builds no model
+    assert code == 2 or verb in harmless, told
 
 
 @pytest.mark.parametrize("verb", ALL)
