@@ -104,9 +104,11 @@ def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
         run: Its batches, from which what does not change is taken.
     """
     fit: Any = trainer.fit_loop
-    loop, total = fit.epoch_loop, int(trainer.num_training_batches)
-    if not trainer.global_step:
+    loop = fit.epoch_loop
+    # Before the loop has begun, where Lightning's searches save, the number of batches is infinite.
+    if not trainer.global_step or not math.isfinite(trainer.num_training_batches):
         return None
+    total = int(trainer.num_training_batches)
     epoch = fit.epoch_progress.current.started - 1
     batches, due = loop.batch_progress.current.processed, _validation_due(trainer)
     if batches < total:
@@ -237,8 +239,10 @@ def keep_own_paths(callbacks: dict[str, Any], trainer: Any) -> None:
 
     Args:
         callbacks: `checkpoint["callbacks"]`, changed in place.
-        trainer: Restoring it.
+        trainer: Restoring it. Lightning's searches restore what they saved themselves, of no run.
     """
+    if trainer.ckpt_path is None:
+        return
     here = Path(trainer.ckpt_path).absolute().parent
     own = {str(here)} | {
         os.path.abspath(callback.dirpath)
