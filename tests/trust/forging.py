@@ -3,7 +3,7 @@
 `evil.py` lies in the working folder and leaves a mark when it is imported; `touch` leaves the same one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,18 @@ VERBS = {
     "compare": ["compare", "theirs", "theirs"],
     "benchmark": ["benchmark", "--end-to-end", *QUICK, "--data.root=digits", f"--ckpt_path={BEST}"],
 }
-# All verbs, most of them among the slow tests.
-ALL = [
-    pytest.param(verb, marks=[] if verb in ("fit", "inspect") else pytest.mark.slow)
-    for verb in VERBS
-]
+QUICKEST = ("fit", "inspect")  # the others are among the slow tests
+ALIKE = ("validate", "predict", "compare")  # read a checkpoint as `test` does, or not at all
+
+
+def cases(forms: Iterable[str]) -> list[Any]:
+    """Every form on every verb; on those that are like another one every sixth."""
+    return [
+        pytest.param(form, verb, marks=[] if verb in QUICKEST else pytest.mark.slow)
+        for number, form in enumerate(forms)
+        for verb in VERBS
+        if verb not in ALIKE or number % 6 == 0
+    ]
 
 
 def ours(section: str, value: Any) -> Change:

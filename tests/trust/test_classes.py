@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .forging import ALL, HERE, TOUCH, VERBS, data, forge, model, ours, run, trainer
+from .forging import HERE, TOUCH, VERBS, cases, data, forge, model, ours, run, trainer
 
 CLASSES = {
     # a class-typed field as text
@@ -81,8 +81,7 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("verb", ALL)
-@pytest.mark.parametrize("form", CLASSES)
+@pytest.mark.parametrize(("form", "verb"), cases(CLASSES))
 def test_no_class_is_made_because_a_checkpoint_names_it(form, verb, stranger, capfd):
     forge(CLASSES[form])
     run(verb, capfd)

@@ -12,7 +12,7 @@ import yaml
 from tome_lightning.__main__ import main
 from tome_lightning.environment import environment
 
-from .forging import ALL, VERBS, Change, data, forge, ours, run, trainer
+from .forging import VERBS, Change, cases, data, forge, ours, run, trainer
 
 LOGGER = {
     "class_path": "lightning.pytorch.loggers.CSVLogger",
@@ -47,8 +47,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("verb", ALL)
-@pytest.mark.parametrize("form", PLACES)
+@pytest.mark.parametrize(("form", "verb"), cases(PLACES))
 def test_no_place_to_write_to_is_taken_from_a_checkpoint(form, verb, stranger, capfd):
     before = outside(stranger)
     forge(PLACES[form])
