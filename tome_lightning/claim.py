@@ -29,11 +29,13 @@ def claim(directory: Path) -> None:
     place = directory.resolve()
     if place in _held:
         return
-    lock = None
-    while lock is None:
+    while True:
         try:
             # not through a link: the folder may be of somebody else
             lock = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError:
+            return
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             who = os.pread(lock, 200, 0).decode(errors="replace").strip() or "unknown"
@@ -42,13 +44,12 @@ def claim(directory: Path) -> None:
                 f"Another run ({who}) is going on in {directory}. Wait for its end, or name another "
                 "directory with --run_dir."
             ) from error
-        except OSError:  # no permission, or no locks on this file system
-            if lock is not None:
-                os.close(lock)
-            return
-        if not _is_there(lock, place / LOCK):  # its holder has removed it in the meantime
+        except OSError:  # no locks on this file system
             os.close(lock)
-            lock = None
+            return
+        if _is_there(lock, place / LOCK):
+            break
+        os.close(lock)  # its holder has removed it in the meantime
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held[place] = lock

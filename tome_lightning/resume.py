@@ -89,8 +89,8 @@ def find_checkpoint(
     if run_dir is not None:
         return newest_checkpoint(run_dir)
     # The newest run may have been killed, or refused, before it saved.
-    found = (newest_checkpoint(run) for run in numbered_runs(runs / (recipe or "run")))
-    return next((path for path in found if path is not None), None)
+    newest = (newest_checkpoint(run) for run in numbered_runs(runs / (recipe or "run")))
+    return next((path for path in newest if path is not None), None)
 
 
 def numbered_runs(folder: Path) -> list[Path]:
