@@ -131,7 +131,7 @@ def _weights(plan: Any) -> Iterator[Finding]:
     if source is not None and not kept.is_file():
         if source.url is None:
             remedy = f"put {source.file} at {kept} (from {source.how})"
-            yield broken("weights", f"{name} has to be fetched by hand", remedy)
+            yield warning("weights", f"{name} has to be fetched by hand before the run", remedy)
             return
         remedy = f"the run fetches it; without a network put it at {kept}"
         yield warning("weights", f"{name} is not here yet: {source.url}", remedy)
@@ -142,7 +142,7 @@ def _weights(plan: Any) -> Iterator[Finding]:
         yield broken("weights", str(error), "name another with --model.checkpoint")
         return
     if told := difference(name, identity.preprocessing, plan.datamodule):
-        yield warning("weights", told, "the named options, unless the difference is meant")
+        yield warning("samples", told, "the named options, unless the difference is meant")
     size, ours = (identity.depth, identity.width), (len(vit.blocks), vit.embed_dim)
     if size != ours:
         words = f"{name} has {size[0]} blocks of {size[1]}, the model {ours[0]} of {ours[1]}"

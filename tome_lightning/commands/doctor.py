@@ -73,5 +73,7 @@ def doctor(words: list[str] | None = None) -> int:
         wrong = [f for f in wrong if f.needed_by in ("", kind)]
     say(tell(found))
     if words:
-        say("This recipe cannot run here." if wrong else "This recipe can run here.")
+        missing = any(f.what == "weights" and f.status is Status.WARNING for f in found)
+        able = "can run here once its weights are there" if missing else "can run here"
+        say("This recipe cannot run here." if wrong else f"This recipe {able}.")
     return int(bool(wrong))
