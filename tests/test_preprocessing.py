@@ -117,5 +117,5 @@ def test_validating_a_tag_on_other_pixels_prints_one_line(
 def test_doctor_tells_it_before_a_run():
     words = ["--recipe", "imagenet_vitb", "--data.root", "nowhere"]
     words += ["--model.checkpoint", "vit_base_patch16_224.augreg_in21k_ft_in1k"]
-    told = [found.words for found in check_recipe(words)[0] if found.what == "weights"]
+    told = [found.words for found in check_recipe(words)[0] if found.what == "samples"]
     assert "was made with mean [0.5,0.5,0.5]" in told[0]
