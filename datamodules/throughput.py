@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m datamodules.throughput", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--files", required=True, help="folder, or quoted pattern")
-    parser.add_argument("--decoder", nargs="+", choices=DECODERS, default=["pyav", "decord"])
+    parser.add_argument("--decoder", nargs="+", choices=DECODERS, default=["decord", "pyav"])
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip")
     parser.add_argument("--rate", type=int, default=4, help="every so many frames")
     parser.add_argument("--size", type=int, default=224, help="side of our pictures")

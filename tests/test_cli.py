@@ -526,7 +526,7 @@ def test_predict_writes_the_best_classes_of_every_sample(run, trained):
     best = trained / "checkpoints" / "best.ckpt"
     code, _, err = run("predict", "--ckpt_path", best, "--trainer.limit_predict_batches=2")
     assert code == 0, err
-    with Path("runs/quickstart/0/predictions.csv").open() as file:
+    with Path("runs/quickstart/predict/0/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["id"]) for row in rows] == list(range(2 * 16))
     assert set(rows[0]) == {"id", "file"} | {
