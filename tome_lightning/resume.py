@@ -219,15 +219,13 @@ def check_left_out(
     """
     missing = {}
     for name, value in left_out.items():
-        now, had = (
-            set(map(_last, class_paths(trainer.get(name)))),
-            class_paths(value) or [str(value)],
-        )
-        gone = [one for one in had if _last(one) not in now]
-        if gone and not any(re.match(rf"--trainer[._]{name}(=|$)", word) for word in words):
+        now = set(map(_last, class_paths(trainer.get(name))))
+        gone = [one for one in class_paths(value) or [str(value)] if _last(one) not in now]
+        if gone:
             missing[name] = gone
     for name in ("callbacks", "plugins"):
-        if name in missing:
+        on_purpose = any(re.match(rf"--trainer[._]{name}(=|$)", word) for word in words)
+        if name in missing and not on_purpose:
             raise UsageError(
                 f"The run of {path} had trainer.{name} {', '.join(missing[name])}, and a checkpoint's "
                 f"word is not enough to make them. Name them as at its start "
@@ -235,7 +233,7 @@ def check_left_out(
                 f"go on without, --trainer.{name}=null."
             )
     told = "; ".join(f"trainer.{name} {', '.join(gone)}" for name, gone in missing.items())
-    return f"The checkpoint's run had also {told}: name it to have it here" if told else None
+    return f"The checkpoint's run had {told}, which this one has not" if told else None
 
 
 def not_restored(error: BaseException) -> str | None:
