@@ -66,8 +66,8 @@ from tome_lightning.resume import (
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, escape_messages, say
-from tome_lightning.sharding import ShardingError, check_strategy
 from tome_lightning.signals import RunStopped
+from tome_lightning.strategy import check_strategy
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 from tome_lightning.trust import imports_of
@@ -77,7 +77,6 @@ USER_ERRORS = (
     CheckpointFileError,
     NonFiniteLossError,
     SavingError,
-    ShardingError,
     checkpoints.CheckpointError,
     datamodules.DataError,
     recipes.RecipeError,
@@ -226,7 +225,7 @@ class ToMeCLI(LightningCLI):
                 "on this CPU, which has no instructions for it: 32-true is used instead"
             )
             config.trainer.precision = "32-true"
-        check_strategy(config.trainer.strategy, config.trainer.accelerator)
+        check_strategy(config.trainer.strategy)
         self.run_dir = self._make_run_dir(config.run_dir)
         saved = config.clone()
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
@@ -276,12 +275,7 @@ class ToMeCLI(LightningCLI):
             )
         callbacks = trainer_config["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        check_strategy(
-            trainer_config["strategy"],
-            trainer_config["accelerator"],
-            trainer_config["precision"],
-            callbacks,
-        )
+        check_strategy(trainer_config["strategy"])
         bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         if trainer_config["enable_progress_bar"] is not False and not bars:
             extra.append(RunBar())
