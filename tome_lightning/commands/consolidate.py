@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.screen import say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +19,8 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code: 0, or 2 for a user's mistake.
     """
-    from tome_lightning.cli import exit_code
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
 
     return exit_code(lambda: _run(argv))
 
