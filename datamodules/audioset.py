@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.audio import AudioReader, require_decoders, require_torchaudio
+from datamodules.audio import AUDIO_EXTENSIONS, AudioReader, require_decoders, require_torchaudio
 from datamodules.audio_check import AudioCheck
 from datamodules.audio_lists import (
     Classes,
@@ -25,6 +25,7 @@ from datamodules.features import MEAN, STD, FrontEnd
 from datamodules.loader import EpochSampler
 from datamodules.samples import Samples
 from datamodules.tagged import TaggedList
+from datamodules.unlabelled import files_to_predict
 
 # What is looked for in root where no list is given: the first of these that is there as a whole.
 TRAIN_LISTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -62,7 +63,7 @@ class AudioSet(LabelledData):
         val_list: List to validate on; null for the first in root of eval_19k.json, eval.json,
             eval_segments.csv and val.csv.
         test_list: The same for the test split; that of validation if null. For prediction a list of paths
-            may have no labels.
+            may have no labels; and where there is no list, all sounds below `clips` are predicted.
         label_csv: `index,mid,display_name` of every class; the path starts from root. Null takes the
             labels of the training list, in alphabetical order, where that is a CSV of `path,labels`, or
             in evaluation the checkpoint's.
@@ -171,7 +172,9 @@ class AudioSet(LabelledData):
         self._finder = ClipFinder(self.root, self.clips)
         self._classes: Classes | None = None
         self._files: dict[str, TaggedList] = {}
+        self._test_list = test_list
         self._predicting = False
+        self._plain: Path | None = None  # where all sounds are predicted
         self._missing: dict[str, list[str]] = {}
 
     def check(self, stage: str | None = None) -> None:
@@ -192,6 +195,7 @@ class AudioSet(LabelledData):
         require_decoders()
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
             self._predicting, self._files = stage == "predict", {}
+        self._plain = self._plain_folder() if self._predicting else None
         if self.num_classes < 2:
             raise DataError(f"{self._classes_read.path} has one class only")
         for split in SPLITS[stage]:
@@ -205,7 +209,12 @@ class AudioSet(LabelledData):
     def files(self, split: str) -> TaggedList:
         """The clips of train, val or test that are there, without those of the exclude list."""
         if split not in self._files:
-            if split == "test" and self.lists["test"] == self.lists["val"]:
+            if self._plain is not None:
+                names = files_to_predict(Path(self.root), self._plain, AUDIO_EXTENSIONS, "sounds")
+                files = TaggedList(names, [()] * len(names), self.num_classes)
+                files = leave_out(split, files, self.exclude, "clips")
+                self._files[split], self._missing[split] = files, []
+            elif split == "test" and self.lists["test"] == self.lists["val"]:
                 self._files[split] = self.files("val")
                 self._missing[split] = self._missing["val"]
             else:
@@ -282,6 +291,14 @@ class AudioSet(LabelledData):
             else:
                 self._classes = classes_of(self._lists_of("train"))
         return self._classes
+
+    def _plain_folder(self) -> Path | None:
+        """The folder whose sounds are predicted, where it has no list (a checkpoint's is not of them)."""
+        try:
+            there = all(path.is_file() for path in self._lists_of("test"))
+        except DataError:
+            there = False
+        return None if self._test_list is not None or there else Path(self.clips)
 
     def _lists_of(self, split: str) -> list[Path]:
         given = self.lists[split]

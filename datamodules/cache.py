@@ -1,5 +1,6 @@
 """Data sets that are made on first use: where they lie, and how they come into being whole."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -16,6 +17,12 @@ def cache_folder(name: str) -> Path:
     """`$TOME_LIGHTNING_CACHE/name`; without the variable below `~/.cache/tome_lightning`."""
     cache = os.environ.get("TOME_LIGHTNING_CACHE", "~/.cache/tome_lightning")
     return Path(cache).expanduser() / name
+
+
+def is_given(root: Path) -> bool:
+    """Whether a folder holds files of the user's own, to predict: nothing is to be made there."""
+    # in this order: another process may put the whole data set there at any moment
+    return root.is_dir() and any(root.iterdir()) and not (root / "train").is_dir()
 
 
 def write_once(root: Path, write: Callable[[Path], None], what: str) -> None:
@@ -35,6 +42,8 @@ def write_once(root: Path, write: Callable[[Path], None], what: str) -> None:
     if (root / "train").is_dir():
         return
     try:
+        if is_given(root):  # before the work
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         root.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)
         draft = Path(tempfile.mkdtemp(prefix=f"{root.name}.draft-", dir=root.parent))

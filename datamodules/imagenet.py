@@ -13,6 +13,7 @@ from datamodules.class_names import numbered, refuse_other_folders
 from datamodules.errors import DataError
 from datamodules.filelist import (
     IMAGE_EXTENSIONS,
+    UNLABELLED,
     FileList,
     class_folders,
     read_list,
@@ -23,6 +24,7 @@ from datamodules.image_reader import read_image
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.transforms import EvalTransform, Interpolation, train_transform
+from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.walking import LeftOut
 
 
@@ -31,9 +33,10 @@ class ImageNet(LabelledData):
 
     The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
     class, behind links as well; what is hidden, a thumbnail or of another kind is left out, and told.
-    `test` is `root/test` if that has class folders,
-    else `val`. Training x: `[B, C, size, size]`; evaluation x: `[B, 1, C, size, size]`; uint8 from the
-    loader, see `prepare`. The defaults are MAE's fine-tuning recipe for ImageNet-1k.
+    `test` is `root/test` if that has class folders, else `val`. For prediction `root`, or `root/test`,
+    may be a plain folder of images. Training x: `[B, C, size, size]`; evaluation x:
+    `[B, 1, C, size, size]`; uint8 from the loader, see `prepare`. The defaults are MAE's fine-tuning
+    recipe for ImageNet-1k.
 
     Args:
         root: Folder of the data set.
@@ -119,10 +122,12 @@ class ImageNet(LabelledData):
         )
         self.root = str(Path(root).expanduser())
         self.lists = {"train": train_list, "val": val_list, "test": test_list or val_list}
+        self._test_list = test_list
         self.class_list = class_list
         self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
         self._predicting = False
+        self._plain: Path | None = None  # where all images are predicted
         self.channels = channels
         self.exif = exif
         self.sample_shape = (channels, size, size)  # of one view
@@ -167,7 +172,10 @@ class ImageNet(LabelledData):
             raise DataError(f"root {self.root} is not a folder; expected train/ and val/ in it")
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
             self._predicting, self._lists_read = stage == "predict", {}
-        if self._from_lists:
+        self._plain = self._plain_folder() if self._predicting else None
+        if self._plain is not None:
+            self._list("test")
+        elif self._from_lists:
             self._check_lists(stage)
         else:
             self._check_folders(stage)
@@ -178,7 +186,8 @@ class ImageNet(LabelledData):
 
     def build(self, split: str) -> Samples:
         """List the files of train, val or test."""
-        files = self._list(split) if self._from_lists else self._scan(split)
+        listed = self._from_lists or self._plain is not None
+        files = self._list(split) if listed else self._scan(split)
         train = split == "train"
         return Samples(
             split,
@@ -207,13 +216,15 @@ class ImageNet(LabelledData):
         if self.known_classes is not None:
             return self.known_classes
         train = Path(self.root, "train")
-        if not self._from_lists:
+        if not self._from_lists and self._plain is None:
             return class_folders(train if train.is_dir() else Path(self.root, "val"))
-        given = [split for split in ("train", "val") if self.lists[split]]
+        given = [split for split in ("train", "val") if self.lists[split] and self._plain is None]
         if not given and train.is_dir():
             return class_folders(train)
         if not given and self.head_classes is not None:
             return [str(label) for label in range(self.head_classes)]
+        if self._plain is not None:
+            return numbered(self._plain, self._list("test"))
         lists = [
             (Path(self.root, str(self.lists[name])), self._list(name)) for name in given or ["test"]
         ]
@@ -247,9 +258,8 @@ class ImageNet(LabelledData):
         folder = self._test_folder if split == "test" else split
         found = set(class_folders(Path(self.root, folder)))
         labels = {name: label for label, name in enumerate(self.class_names) if name in found}
-        readable = tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
         left_out = LeftOut()
-        files = scan_folder(Path(self.root), folder, labels, readable, left_out)
+        files = scan_folder(Path(self.root), folder, labels, _readable(), left_out)
         if told := left_out.describe():
             rank_zero_warn(f"{Path(self.root, folder)}: {told}")
         present = np.bincount(files.labels, minlength=self.num_classes) > 0
@@ -272,7 +282,19 @@ class ImageNet(LabelledData):
     def _from_lists(self) -> bool:
         return any(self.lists.values())
 
+    def _plain_folder(self) -> Path | None:
+        """The folder whose images are predicted without a list or class folders, if there is one."""
+        listed = self.lists["test"]
+        if self._test_list or (listed and Path(self.root, listed).is_file()):
+            return None
+        return plain_folder(
+            Path(self.root), _readable()
+        )  # a checkpoint's val_list is not of new data
+
     def _list(self, split: str) -> FileList:
+        if split not in self._lists_read and self._plain is not None:
+            paths = files_to_predict(Path(self.root), self._plain, _readable(), "images")
+            self._lists_read[split] = FileList(paths, [UNLABELLED] * len(paths))
         if split not in self._lists_read:
             path = self.lists[split]
             if path is None:
@@ -299,6 +321,10 @@ class ImageNet(LabelledData):
                     f"{path}: no file has label {int(counts.argmin())} of 0 to "
                     f"{self.num_classes - 1}; count labels from 0, or give a class_list"
                 )
+
+
+def _readable() -> tuple[str, ...]:
+    return tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
 
 
 def _needed(stage: str | None) -> tuple[str, ...]:

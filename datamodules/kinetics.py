@@ -13,6 +13,7 @@ from datamodules.clips import SAMPLINGS
 from datamodules.decoding import choose_decoder
 from datamodules.errors import DataError
 from datamodules.filelist import (
+    UNLABELLED,
     VIDEO_EXTENSIONS,
     FileList,
     class_folders,
@@ -22,6 +23,7 @@ from datamodules.filelist import (
 )
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
+from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.video_check import VideoCheck
 from datamodules.video_transforms import ClipEvalTransform, ClipTrainTransform
 from datamodules.walking import LeftOut
@@ -33,7 +35,8 @@ class Kinetics400(LabelledData):
     """Clips of videos, from `root/{train,val,test}.csv` or `root/{train,val,test}/<class>/*`.
 
     A list, where there is one, has one `path label` or `path,label` a line; paths start from root.
-    `test` is `val` where there is no test list or folder. Training x: `[B * repeat_aug, C, T, size,
+    `test` is `val` where there is no test list or folder. For prediction `root`, or `root/test`, may be a
+    plain folder of videos. Training x: `[B * repeat_aug, C, T, size,
     size]`; validation x: `[B, 1, C, T, size, size]`, the centre of the video; test x: `[B, V, C, T,
     size, size]` with V = test_clips * test_crops views, view v of clip v // test_crops. Training x is
     uint8 from the loader, see `prepare`; evaluation x is float32, since frames rounded to uint8 would
@@ -156,6 +159,7 @@ class Kinetics400(LabelledData):
         self._class_names: list[str] | None = None
         self._files: dict[str, FileList] = {}
         self._predicting = False
+        self._plain: Path | None = None  # where all videos are predicted
         self._eval_transforms = {
             split: ClipEvalTransform(
                 size, crops, tuple(mean), tuple(std), short_side, self.sampling.rounds_up
@@ -188,6 +192,7 @@ class Kinetics400(LabelledData):
         choose_decoder(self.decoder)
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
             self._predicting, self._files = stage == "predict", {}
+        self._plain = self._plain_folder() if self._predicting else None
         for split in SPLITS[stage]:
             self.files(split)
         if self.num_classes < 2:
@@ -197,7 +202,11 @@ class Kinetics400(LabelledData):
         """The videos of train, val or test, without those of the exclude list."""
         if split not in self._files:
             path = self._list_of(split)
-            files = self._from_folders(split) if path is None else self._from_list(split, path)
+            if self._plain is not None:
+                names = files_to_predict(Path(self.root), self._plain, VIDEO_EXTENSIONS, "videos")
+                files = FileList(names, [UNLABELLED] * len(names))
+            else:
+                files = self._from_folders(split) if path is None else self._from_list(split, path)
             self._files[split] = leave_out(split, files, self.exclude, "videos")
         return self._files[split]
 
@@ -275,6 +284,15 @@ class Kinetics400(LabelledData):
                 return None
         return None
 
+    def _plain_folder(self) -> Path | None:
+        """The folder whose videos are predicted without a list or class folders, if there is one."""
+        listed = self._list_of("test")
+        if self.lists["test"] is not None or (listed is not None and listed.is_file()):
+            return None
+        return plain_folder(
+            Path(self.root), VIDEO_EXTENSIONS
+        )  # a checkpoint's val_list is not of these
+
     def _class_folders(self, name: str) -> list[str]:
         folder = Path(self.root, name)
         return class_folders(folder) if folder.is_dir() else []
@@ -339,6 +357,10 @@ class Kinetics400(LabelledData):
             return read_names(path)
         if self.known_classes is not None:
             return self.known_classes
+        if self._plain is not None and not self._class_folders("train"):
+            if self.head_classes is None:
+                return numbered(self._plain, self.files("test"))
+            return [str(label) for label in range(self.head_classes)]
         split = self._naming_split
         if (listed := self._list_of(split)) is None:
             return class_folders(Path(self.root, split))

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from datamodules.audioset import AudioSet
-from datamodules.cache import cache_folder, write_once
+from datamodules.cache import cache_folder, is_given, write_once
 from datamodules.errors import DataError
 from datamodules.sound_synthesis import SOUNDS, mix
 
@@ -107,12 +107,17 @@ class SoundScenes(AudioSet):
         )
 
     def prepare_data(self) -> None:
-        """Write the files unless they are there."""
-        write_sound_scenes(Path(self.root))
+        """Write the files unless they, or others, are there."""
+        if not is_given(Path(self.root)):
+            write_sound_scenes(Path(self.root))
 
     def check(self, stage: str | None = None) -> None:
-        """Write the files unless they are there, then check them like any other."""
-        write_sound_scenes(Path(self.root))
+        """Write the files unless they are there, then check them like any other.
+
+        A folder of others may be predicted.
+        """
+        if stage != "predict" or not is_given(Path(self.root)):
+            write_sound_scenes(Path(self.root))
         super().check(stage)
 
 

@@ -19,10 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils.tensorboard import SummaryWriter
 
-from tome_lightning import FineTune
+from tome_lightning import FineTune, callbacks
 from tome_lightning.__main__ import main
 from tome_lightning.checkpoint_io import AtomicCheckpointIO
-from tome_lightning.cli import _plugins
+from tome_lightning.cli import ToMeCLI, _plugins
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -483,13 +483,81 @@ def test_an_interrupted_fit_leaves_a_checkpoint_that_goes_on(tmp_path, cache_fol
     time.sleep(3)  # some steps
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 130
     assert "Traceback" not in err
     saved = torch.load(last, weights_only=True)
     assert saved["global_step"] > 0
     assert summary_of(tmp_path / "run")["r"] == 4
     module = FineTune.load_from_checkpoint(last)
     assert torch.isfinite(module.eval()(torch.zeros(1, 1, 28, 28))).all()
+
+
+@pytest.fixture
+def interrupting(monkeypatch):
+    """Ctrl-C where a class gets to a method of that name; Lightning leaves it switched off."""
+
+    def interrupt(owner: type, method: str) -> None:
+        monkeypatch.setattr(owner, method, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    yield interrupt
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("verb", "owner", "method"),
+    [
+        ("fit", ToMeCLI, "instantiate_trainer"),
+        ("fit", FineTune, "setup"),
+        ("test", FineTune, "test_step"),
+        ("predict", FineTune, "on_predict_start"),
+    ],
+)
+def test_ctrl_c_outside_of_training_is_one_line_and_130(
+    run, trained, interrupting, verb, owner, method
+):
+    words = ["--recipe", "quickstart", *TINY]
+    if verb != "fit":
+        words = ["--ckpt_path", trained / "checkpoints" / "best.ckpt", *TINY[-2:-1]]
+    interrupting(owner, method)
+    code, _, err = run(verb, *words)
+    assert code == 130
+    assert [line for line in err.splitlines() if "nterrupt" in line or "SIGINT" in line] == [
+        "Stopped by SIGINT"
+    ]
+    assert "Traceback" not in err
+    assert not list(Path().glob("runs/*/0")), "the folder of a run that never started is left"
+
+
+def test_fit_from_python_is_interrupted_as_python_is(tmp_path, monkeypatch, interrupting):
+    import tome_lightning
+
+    monkeypatch.chdir(tmp_path)
+    interrupting(FineTune, "setup")
+    with pytest.raises(KeyboardInterrupt):
+        tome_lightning.fit("quickstart", dict(word[2:].split("=", 1) for word in TINY))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_dense_and_merged_steps_are_not_compared_any_longer(run, monkeypatch, signum, expected):
+    """What is trained is told and kept: a scheduler need not start it again, a shell's loop ends."""
+    real, steps = callbacks._timed_step, []
+
+    def timed(*given):
+        steps.append(given)
+        if len(steps) == 2:
+            signal.raise_signal(signum)
+        return real(*given)
+
+    monkeypatch.setattr(callbacks, "_timed_step", timed)
+    code, _, err = run("fit", "--recipe", "quickstart", *TINY, "--tome.compare_dense=100")
+    assert (code, len(steps)) == (expected, 2)
+    assert "dense and merged steps are not compared to the end" in err
+    summary = summary_of(Path("runs/quickstart/0"))
+    assert summary["ended"] == "finished"
+    assert summary["dense_against_merged"] is None
+    assert summary["r"] == 4
 
 
 @pytest.mark.slow

@@ -103,6 +103,19 @@ def test_predict_takes_a_list_without_labels_and_test_does_not(runs: Path, new: 
     assert [row["file"] for row in rows_of("predict")] == ["new/3.png", "new/1.png"]
 
 
+@pytest.mark.parametrize("kind", ["image", "list"])
+def test_predict_takes_a_plain_folder(kind: str, runs: Path, new: Path):
+    (new / "more").mkdir()
+    shutil.copy(new / "3.png", new / "more" / "holiday, day 1.png")
+    words = ["--ckpt_path", f"{runs}/{kind}/checkpoints/best.ckpt", "--data.root=new", *QUICK]
+    assert main(["predict", *words, "--run_dir=predict"]) == 0
+    rows = {row["file"]: row for row in rows_of("predict")}
+    assert len(rows) == 17
+    copy, original = rows["new/more/holiday, day 1.png"], rows["new/3.png"]
+    assert [copy[f"class{k}"] for k in (1, 2, 3)] == [original[f"class{k}"] for k in (1, 2, 3)]
+    assert sum(float(copy[f"score{k}"]) for k in (1, 2, 3)) == pytest.approx(1, abs=1e-4)
+
+
 def test_some_lines_without_a_label_are_a_mistake(runs: Path, new: Path, capsys):
     (new / "list.txt").write_text("3.png 0\n1.png\n")
     words = ["--ckpt_path", f"{runs}/image/checkpoints/best.ckpt", "--data.root=new"]
@@ -175,6 +188,9 @@ def test_videos_are_measured_on_a_list_alone(tmp_path, monkeypatch):
     assert main(["predict", *words, "--run_dir=predict"]) == 0
     (row,) = rows_of("predict")
     assert {row["class1"], row["class2"]} == {"jump", "run"}
+    Path("new/list.txt").unlink()
+    assert main(["predict", *words[:-1], "--run_dir=plain"]) == 0
+    assert [row["file"] for row in rows_of("plain")] == ["new/x.mp4"]
     shutil.copytree("old/val/jump", "new/test/jump")
     assert main(["test", *words[:3], "--run_dir=folders"]) == 0
     assert counted("folders") == 1
@@ -204,3 +220,5 @@ def test_sounds_are_measured_on_a_list_alone(tmp_path, monkeypatch):
     assert [row["file"] for row in rows] == ["new/d.wav", "new/a.wav"]
     assert {rows[0][f"class{k}"] for k in (1, 2, 3)} == {"cat", "dog", "rain"}
     assert main(["test", *words]) == 2
+    assert main(["predict", *words[:-1], "--run_dir=plain"]) == 0
+    assert [row["file"] for row in rows_of("plain")] == [f"new/{name}.wav" for name in "abcd"]

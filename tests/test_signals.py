@@ -1,12 +1,13 @@
 """Signals that ask a run to stop are remembered, once."""
 
+import contextlib
 import os
 import signal
 import threading
 
 import pytest
 
-from tome_lightning.signals import RunStopped, StopSignals
+from tome_lightning.signals import RunStopped, StopSignals, leaving_at_ctrl_c
 
 
 @pytest.fixture
@@ -72,3 +73,18 @@ def test_a_thread_has_no_signals_to_take_over(signals):
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ctrl_c_is_heard_while_libraries_are_imported_that_swallow_it():
+    child = os.fork()
+    if not child:
+        with leaving_at_ctrl_c():
+            for _ in range(2):
+                with contextlib.suppress(BaseException):
+                    signal.raise_signal(signal.SIGINT)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    before = signal.getsignal(signal.SIGINT)
+    with leaving_at_ctrl_c():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before

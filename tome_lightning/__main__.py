@@ -10,7 +10,8 @@ import sys
 from importlib import import_module
 
 from tome_lightning import __version__
-from tome_lightning.screen import complain
+from tome_lightning.screen import complain, say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 LIGHTNING = {
     "fit": "fine-tune a model as a recipe says",
@@ -41,8 +42,15 @@ What will run:  python -m tome_lightning fit --recipe quickstart --print_config"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 2 for a user's mistake, 1 for ours."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run a verb; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, 1 for our own."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # before the verb is there to take care of it
+        say("Stopped by SIGINT", sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, and cost no run
         sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -62,17 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if argv[0] in COMMANDS:
         try:
-            command = import_module(f"tome_lightning.commands.{argv[0]}")
+            with leaving_at_ctrl_c():
+                command = import_module(f"tome_lightning.commands.{argv[0]}")
             return int(command.main(argv[1:]))
-        except KeyboardInterrupt:
-            return 130
         except BrokenPipeError:  # `recipes show NAME | head`
             with contextlib.suppress(
                 OSError, ValueError
             ):  # else the interpreter flushes it once more
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-    from tome_lightning.cli import main as run
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import main as run
 
     return run(argv)
 

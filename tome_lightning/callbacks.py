@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.compiling import allow_graphs, count_graphs
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
+from tome_lightning.signals import stop_asked
 from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
 from tome_lightning.tome.plan import R
 
@@ -245,18 +246,27 @@ class ToMeCallback(Callback):
 
     def _time_dense_against_merged(
         self, trainer: Trainer, module: FineTune
-    ) -> dict[str, int | float]:
-        """Time dense and merged steps in turn, on the same batch; gradients are thrown away."""
+    ) -> dict[str, int | float] | None:
+        """Time dense and merged steps in turn, on the same batch; gradients are thrown away.
+
+        None if a signal asks the run to stop in the meantime.
+        """
         x, y, _ = self._last_batch
         merged = module.model.r
         times: dict[str, list[float]] = {"dense": [], "merged": []}
         module.train()
         module.keep_frozen_in_eval()
         with torch.enable_grad():
-            for _ in range(self.compare_dense + 1):
-                for name, r in (("dense", 0), ("merged", merged)):
-                    module.model.r = r
-                    times[name].append(_timed_step(trainer, module, x, y))
+            for turn in range(2 * (self.compare_dense + 1)):
+                if _asked_to_stop(trainer):
+                    module.model.r = merged
+                    rank_zero_info(
+                        "Training is done: dense and merged steps are not compared to the end"
+                    )
+                    return None
+                name, r = (("dense", 0), ("merged", merged))[turn % 2]
+                module.model.r = r
+                times[name].append(_timed_step(trainer, module, x, y))
         module.model.r = merged
         dense, fast = (statistics.median(values[1:]) for values in times.values())  # 1st: warm-up
         return {
@@ -266,6 +276,12 @@ class ToMeCallback(Callback):
             "rounds": float(self.compare_dense),
             "batch": float(len(x)),
         }
+
+
+def _asked_to_stop(trainer: Trainer) -> bool:
+    """Whether a signal has asked any process to: all leave together, whose steps need one another."""
+    asked = stop_asked(trainer.callbacks) > 0  # type: ignore[attr-defined]
+    return trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 
 def _timed_step(trainer: Trainer, module: FineTune, x: torch.Tensor, y: torch.Tensor) -> float:

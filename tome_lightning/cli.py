@@ -66,7 +66,7 @@ from tome_lightning.resume import (
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, escape_messages, say
-from tome_lightning.signals import RunStopped
+from tome_lightning.signals import RunStopped, interrupted, stop_asked
 from tome_lightning.strategy import check_strategy
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
@@ -314,7 +314,7 @@ def main(argv: list[str]) -> int:
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
     try:
         code = exit_code(lambda: ToMeCLI(argv))
-        if code == 2:
+        if code in (2, 128 + signal.SIGINT):
             remove_unused(os.environ.get(RUN_DIR_VARIABLE))
         return code
     finally:
@@ -350,11 +350,13 @@ def exit_code(run: Callable[[], object]) -> int:
     """Run a verb; a user's mistake is told in one line and gives 2."""
     _silence()
     try:
-        run()
+        done = run()
         _leave_group()
     except SIGTERMException:  # before training began, or in other verbs
         return 0 if started_by_first() else 128 + signal.SIGTERM
-    except SystemExit as stop:  # --help, --print_config, an interrupted run
+    except (KeyboardInterrupt, SystemExit) as stop:  # --help, --print_config
+        if interrupted(stop):
+            return _tell_interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except RunStopped as stop:
         _leave_group()
@@ -377,7 +379,15 @@ def exit_code(run: Callable[[], object]) -> int:
             raise
         complain(unrestored or mistake)
         return 2
-    return 0
+    # A scheduler that has asked need not start a finished run again; a shell's loop ends.
+    late = isinstance(done, ToMeCLI) and stop_asked(done.trainer.callbacks) == signal.SIGINT
+    return 128 + signal.SIGINT if late and not started_by_first() else 0
+
+
+def _tell_interrupted() -> int:
+    if not rank():
+        say("Stopped by SIGINT", sys.stderr)
+    return 0 if started_by_first() else 128 + signal.SIGINT
 
 
 class Run(NamedTuple):
@@ -415,6 +425,11 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
     _silence()
     try:
         cli = ToMeCLI(words)
+    except SystemExit as stop:
+        if not interrupted(stop):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+        raise KeyboardInterrupt from None
     except Exception as error:
         mistake = users_mistake(error)
         if mistake is None or mistake is error:
@@ -441,7 +456,7 @@ def _silence() -> None:
     # Checkpoints are written by callbacks that an evaluation has no use for.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
+        lambda record: not re.search("Tip:|Detected KeyboardInterrupt", record.getMessage())
     )
 
 

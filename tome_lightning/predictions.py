@@ -62,6 +62,12 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rank_zero_info(f"Predictions: {self.path}")
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt) and self.path.exists():
+            rank_zero_info(f"Predictions so far: {self.path}")
+
     def _write(self, rows: list[list[Any]], mode: str) -> None:
         # a name of a file need not be text: what is none is escaped, as \udcff, and costs no row
         with self.path.open(mode, newline="", encoding="utf-8", errors="backslashreplace") as file:

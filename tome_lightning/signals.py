@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from tome_lightning.screen import say
 
 TWICE = 5.0  # seconds within which a signal may come again by another way: sent to a whole process group
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -29,6 +32,38 @@ class RunStopped(Exception):
     def exit_code(self) -> int:
         """As shells have it: 128 + signal."""
         return 128 + self.signum
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an error is a Ctrl-C, of which Lightning makes an exit with 1."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, KeyboardInterrupt)
+
+
+def stop_asked(callbacks: Iterable[object]) -> int:
+    """The signal that a callback with `StopSignals` has received; 0 if none."""
+    stops = (getattr(callback, "signals", None) for callback in callbacks)
+    return next((stop.received for stop in stops if isinstance(stop, StopSignals)), 0)
+
+
+@contextlib.contextmanager
+def leaving_at_ctrl_c() -> Iterator[None]:
+    """While libraries are imported Ctrl-C ends the process at once: some swallow a KeyboardInterrupt."""
+
+    def leave(signum: int, frame: Any) -> None:
+        say("Stopped by SIGINT", sys.stderr)
+        os._exit(130)
+
+    usual = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or usual is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 class StopSignals:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tome_lightning.arguments import UsageError, nearest
 from tome_lightning.screen import say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
     from tome_lightning.speed.case import Case
@@ -37,12 +38,10 @@ def main(argv: list[str]) -> int:
         nonlocal failed
         failed = _run(argv)
 
-    try:
+    with leaving_at_ctrl_c():
         from tome_lightning.cli import exit_code
 
-        return exit_code(run) or int(failed)
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(run) or int(failed)
 
 
 def _run(argv: list[str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tome_lightning.arguments import UsageError, VerbParser
 from tome_lightning.screen import complain, say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +20,8 @@ def main(argv: list[str]) -> int:
         The exit code: 0, 2 for a user's mistake, 1 where the file did not compute what the model
         does and was not kept.
     """
-    from tome_lightning.cli import exit_code
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
 
     mismatch = ""
 

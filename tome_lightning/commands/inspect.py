@@ -6,6 +6,7 @@ import json
 
 from tome_lightning.arguments import VerbParser
 from tome_lightning.screen import say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +18,8 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code: 0, or 2 for a user's mistake, among them a file that does not fit the recipe.
     """
-    from tome_lightning.cli import exit_code
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
 
     return exit_code(lambda: _run(argv))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments, read_yaml
 from tome_lightning.commands.scanning import SPLITS, scan
 from tome_lightning.screen import say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
     from datamodules.file_check import FileCheck
@@ -30,12 +31,10 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code: 0 whatever the files are like, 2 for a user's mistake, 130 after Ctrl-C.
     """
-    try:
+    with leaving_at_ctrl_c():
         from tome_lightning.cli import exit_code
 
-        return exit_code(lambda: _run(argv))
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(argv))
 
 
 def _run(argv: list[str]) -> None:

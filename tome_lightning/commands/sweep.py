@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import UsageError, VerbParser, check_output
 from tome_lightning.screen import say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
     from tome_lightning.sweeping import SweepRow
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> int:
         nonlocal interrupted
         interrupted = _run(argv)
 
-    from tome_lightning.cli import exit_code
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
 
     return exit_code(run) or (INTERRUPTED if interrupted else 0)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tome_lightning.arguments import VerbParser, check_output
 from tome_lightning.screen import say
+from tome_lightning.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
     from tome_lightning.pictures.groups import Groups
@@ -22,7 +23,8 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code: 0, or 2 for a user's mistake.
     """
-    from tome_lightning.cli import exit_code
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
 
     return exit_code(lambda: _run(argv))
 

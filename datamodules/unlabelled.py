@@ -1,0 +1,58 @@
+"""Files to predict that nobody has labelled: what lies in a plain folder, without a list of it."""
+
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from datamodules.errors import DataError
+from datamodules.filelist import class_folders
+from datamodules.walking import LeftOut, files_below
+
+
+def plain_folder(root: Path, extensions: tuple[str, ...]) -> Path | None:
+    """Where the files of a data set lie that has no class folders to predict.
+
+    Args:
+        root: Folder of the data set.
+        extensions: Endings of its files, in lower case.
+
+    Returns:
+        `root/test` if it has files and no class folders; `root` if `train`, `val` and `test` have no
+        class folders either, or are not there; None where the class folders of a split are what is there.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    splits = [root / name for name in ("test", "val", "train")]
+    labelled = [folder for folder in splits if folder.is_dir() and class_folders(folder)]
+    plain_test = splits[0].is_dir() and splits[0] not in labelled
+    if plain_test and any(True for _ in files_below(splits[0], extensions)):
+        return splits[0]
+    return None if labelled else root
+
+
+def files_to_predict(root: Path, folder: Path, extensions: tuple[str, ...], what: str) -> list[str]:
+    """Every file below a folder, in alphabetical order: paths from `root` on, absolute elsewhere.
+
+    Args:
+        root: Folder of the data set.
+        folder: Where to look, in all folders below as well.
+        extensions: Endings of the files wanted, in lower case.
+        what: What messages call them, such as `images`.
+
+    Raises:
+        DataError: There is none, or a folder cannot be listed.
+    """
+    left_out = LeftOut()
+    found = sorted(map(Path, files_below(folder, extensions, left_out)))
+    told = left_out.describe()
+    if not found:
+        raise DataError(
+            f"{folder} holds no {what} to predict; {told or 'it is empty'}. Set data.root to a folder of "
+            "them, or data.test_list to a list of paths"
+        )
+    rank_zero_info(
+        f"predict: {folder} has neither a list nor class folders, so all {len(found):,} {what} below it "
+        f"are predicted{'; ' if told else ''}{told}"
+    )
+    return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in found]
