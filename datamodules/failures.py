@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-LOG_BYTES = 1 << 16  # per writer: about 300 first errors; the count of bad files has no such limit
+LOG_BYTES = 1 << 16  # per writer: about 300 first errors; which files are bad has no such limit
+NO_REASON = "its error was not kept: many other files could not be read before it"
 _GOOD, _BAD, _HUNG = 1, 2, 3
 
 
@@ -76,11 +77,12 @@ class BadFiles:
         return int(self.state.count_nonzero())
 
     def errors(self) -> dict[int, str]:
-        """The first error of each bad file, by index."""
+        """Each bad file by index, with its first error, or `NO_REASON` once the log was full."""
         first: dict[int, str] = {}
         for row in self.log:
             text = row[: int(row.count_nonzero())].numpy().tobytes().decode(errors="replace")
             for line in text.split("\n")[:-1]:  # what follows the last newline is half written
                 index, _, error = line.partition("\t")
                 first.setdefault(int(index), error)
-        return dict(sorted(first.items()))
+        bad = (self.state >= _BAD).nonzero().flatten().tolist()
+        return {index: first.get(index, NO_REASON) for index in sorted({*bad, *first})}

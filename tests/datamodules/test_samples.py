@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules import DataError, ImageNet
-from datamodules.failures import LOG_BYTES, BadFiles
+from datamodules.failures import LOG_BYTES, NO_REASON, BadFiles
 from datamodules.samples import Samples
 
 
@@ -246,10 +246,13 @@ def test_only_the_first_error_of_a_file_is_kept() -> None:
     assert (bad.count, bad.seen) == (1, 2)
 
 
-def test_counting_goes_on_when_the_log_is_full() -> None:
+def test_no_bad_file_is_lost_when_the_log_of_errors_is_full() -> None:
     files = 400
     bad = BadFiles(files, workers=0)
     for index in range(files):
         bad.failed(index, OSError("x" * 500))
     assert bad.count == files
-    assert 250 < len(bad.errors()) <= LOG_BYTES // 200
+    errors = bad.errors()
+    assert list(errors) == list(range(files))
+    told = [error for error in errors.values() if error != NO_REASON]
+    assert 250 < len(told) <= LOG_BYTES // 200
