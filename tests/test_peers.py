@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,8 +50,10 @@ def test_which_process_this_is_and_who_started_it(monkeypatch, environment, numb
             "[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:3271"
         ),
         RuntimeError("[pair.cc] Read error [::1]:2: Connection reset by peer"),
-        torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1."),
-        ConnectionResetError("[Errno 104] Connection reset by peer"),
+        torch.distributed.DistBackendError(
+            "ncclRemoteError: A call failed possibly due to a network error or a remote process exited"
+        ),
+        torch.distributed.DistNetworkError("failed to recv, got 0 bytes"),
     ],
 )
 def test_an_error_that_only_says_that_another_process_is_gone_is_known(error):
@@ -61,11 +64,34 @@ def test_an_error_that_only_says_that_another_process_is_gone_is_known(error):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shape '[2]' is invalid"), ValueError("Connection closed by peer"), None]
+    "error",
+    [
+        RuntimeError("shape '[2]' is invalid"),
+        ValueError("Connection closed by peer"),
+        # of a bucket that a data set reads from, not of a process
+        ConnectionResetError("[Errno 104] Connection reset by peer"),
+        RuntimeError("S3: Connection reset by peer"),
+        # said by gloo and NCCL, of what this run does wrong
+        RuntimeError("[enforce fail at ../gloo/allreduce.cc:21] op.preamble.length <= op.nbytes"),
+        torch.distributed.DistBackendError("NCCL error: invalid usage, Duplicate GPU detected"),
+        torch.distributed.DistError("collective operation timed out"),
+        None,
+    ],
 )
 def test_other_errors_are_not_taken_for_it(error):
     assert not lost_peer(error)
     assert not LOST.search("the disk is gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"), [("mixed torch.Tensor and DTensor", False), ("Broken pipe", True)]
+)
+def test_what_torch_distributed_raises_is_known_by_its_words(text, lost):
+    file = Path(torch.distributed.__file__).parent / "tensor" / "_dispatch.py"
+    raises = compile(f"raise RuntimeError({text!r})", str(file), "exec")
+    with pytest.raises(RuntimeError) as caught:
+        exec(raises)
+    assert lost_peer(caught.value) == lost
 
 
 def test_a_started_process_ends_when_the_first_one_was_killed(tmp_path):

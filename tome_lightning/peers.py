@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+TORCH_DISTRIBUTED = Path(torch.distributed.__file__).parent
 PATIENCE = 20.0  # seconds that processes have to end by themselves
+# What gloo, NCCL and the store say when the other end of a connection is gone: nothing else they say
+# (shapes that differ, an operation that timed out) tells that the cause stands in another process's log.
 LOST = re.compile(
-    r"gloo/|connection (was )?(closed|reset|refused|broken)|closed by peer|reset by peer|broken pipe"
-    r"|socket (timeout|closed|error)|timed out waiting|remote process exited|peer .*(gone|closed)"
-    r"|NCCL (communicator|error)|recvValue failed|failed to (recv|send)",
+    r"connection (was )?(closed|reset|refused)|(closed|reset) by peer|broken pipe"
+    r"|remote process exited|recvValue failed|failed to (recv|send)",
     re.IGNORECASE,
 )
+COLLECTIVE = re.compile(r"gloo|pair\.cc|NCCL|TCPStore")  # of the backward pass, by way of autograd
 
 
 def rank() -> int:
@@ -51,21 +54,22 @@ def started_by_first() -> bool:
 
 
 def lost_peer(error: BaseException | None) -> bool:
-    """Whether an error says no more than that another process is gone."""
+    """Whether an error certainly says no more than that another process is gone.
+
+    Then the other one has told the cause; of any other error the traceback is the cause.
+    """
     while error is not None:
-        if isinstance(error, torch.distributed.DistError):
-            return True
-        if isinstance(error, (RuntimeError, ConnectionError)) and (
-            LOST.search(str(error)) or _raised_by_torch_distributed(error)
-        ):
+        if isinstance(error, RuntimeError) and LOST.search(str(error)) and _of_a_collective(error):
             return True
         error = error.__cause__
     return False
 
 
-def _raised_by_torch_distributed(error: BaseException) -> bool:
+def _of_a_collective(error: RuntimeError) -> bool:
+    if isinstance(error, torch.distributed.DistError) or COLLECTIVE.search(str(error)):
+        return True
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and "distributed" in Path(frames[-1].filename).parts
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(TORCH_DISTRIBUTED)
 
 
 class Peers(Callback):
