@@ -9,6 +9,7 @@ import torch
 
 from tome_lightning.arguments import UsageError, read_arguments
 from tome_lightning.resume import (
+    check_left_out,
     checkpoint_config,
     describe_choice,
     find_checkpoint,
@@ -159,3 +160,10 @@ def test_init_from_is_short_for_the_models_checkpoint():
     assert "--model.checkpoint=mae.pth" in read.argv
     assert (read.run_dir, read.resume) == (Path("out"), None)
     assert read_arguments(["--resume=auto"]).resume == "auto"
+
+
+def test_one_of_two_callbacks_of_a_class_is_missed_as_well():
+    two = [{"class_path": "a.Mine"}, {"class_path": "b.Mine"}]
+    assert check_left_out({"callbacks": two}, {"callbacks": two}, [], Path("x.ckpt")) is None
+    with pytest.raises(UsageError, match=r"had trainer\.callbacks b\.Mine, and"):
+        check_left_out({"callbacks": two}, {"callbacks": two[:1]}, [], Path("x.ckpt"))

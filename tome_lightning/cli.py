@@ -30,7 +30,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -45,6 +45,7 @@ from tome_lightning import __version__
 from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
 from tome_lightning.bar import RunBar
 from tome_lightning.batches import BatchError
+from tome_lightning.best import best_checkpoints, check_states, keep_apart
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.checkpoint_io import AtomicCheckpointIO, CheckpointFileError
 from tome_lightning.claim import release
@@ -253,17 +254,10 @@ class ToMeCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         tome, save = self._get(self.config_init, "tome"), self._get(self.config_init, "save")
         extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome), Peers()]
+        best: list[Any] = []
         if self.subcommand == "fit" and trainer_config["enable_checkpointing"] is not False:
-            extra.append(
-                ModelCheckpoint(
-                    dirpath=self.run_dir / "checkpoints",
-                    filename="best",
-                    monitor=f"val/{self.model.task.monitor}",
-                    mode="max",
-                    enable_version_counter=False,
-                    save_on_train_epoch_end=False,  # but after validation, before last.ckpt
-                )
-            )
+            folder = self.run_dir / "checkpoints"
+            best = best_checkpoints(folder, self.model.task.monitor, save.top_k)
         save.saves = trainer_config["enable_checkpointing"] is not False
         if trainer_config["logger"] in (None, True):
             begun = any(self.run_dir.glob("events.out.tfevents*"))  # killed before it saved
@@ -284,7 +278,9 @@ class ToMeCLI(LightningCLI):
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
         if self.subcommand == "predict":
             extra.append(PredictionWriter(self.run_dir))
-        trainer_config["callbacks"] = [*callbacks, *extra]
+        keep_apart(callbacks, self.run_dir / "checkpoints")
+        trainer_config["callbacks"] = [*best, *callbacks, *extra]  # best.ckpt first of all saving
+        check_states([*trainer_config["callbacks"], tome, save])
         trainer_config["plugins"] = _plugins(_as_list(trainer_config["plugins"]))
         self.model.restoring = self.ckpt_path is not None
         self.model.keep_effective_batch = self._get(self.config, "keep_effective_batch")

@@ -6,6 +6,7 @@ import os
 import re
 import textwrap
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,8 +217,12 @@ def check_left_out(
     """
     missing = {}
     for name, value in left_out.items():
-        now = set(map(_last, class_paths(trainer.get(name))))
-        gone = [one for one in class_paths(value) or [str(value)] if _last(one) not in now]
+        now = Counter(map(_last, class_paths(trainer.get(name))))
+        gone = []
+        for path_of_class in class_paths(value) or [str(value)]:
+            now[_last(path_of_class)] -= 1  # one of two is missing as well
+            if now[_last(path_of_class)] < 0:
+                gone.append(path_of_class)
         if gone:
             missing[name] = gone
     for name in ("callbacks", "plugins"):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from checkpoints.bounds import read_json
 from tome_lightning.arguments import UsageError
+from tome_lightning.best import BestCheckpoint
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.checkpoint_io import write_text
 from tome_lightning.claim import LOCK, claim
@@ -191,7 +191,7 @@ class RunRecord(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = as_finetune(pl_module)
-        if not any(c.best_model_path for c in _best(trainer)):
+        if not _best(trainer):
             self.metrics, self.counted = {}, ""  # a best.ckpt that is elsewhere, or none yet
         if module.saved_progress is not None and module.saved_progress.validation_due:
             for logger in trainer.loggers:
@@ -308,9 +308,8 @@ class RunRecord(Callback):
         if trainer.state.fn != "fit":
             path = trainer.ckpt_path or as_finetune(trainer.lightning_module).checkpoint
             return str(path) if path else None
-        best = [callback.best_model_path for callback in _best(trainer)]
         last = self.directory / "checkpoints" / LAST
-        return next(filter(None, best), str(last) if last.exists() else None)
+        return next(iter(_best(trainer)), str(last) if last.exists() else None)
 
     def _suffix(self) -> str:
         suffix, number = "", 0
@@ -359,8 +358,10 @@ def _shorter(path: str) -> str:
     return str(place.relative_to(Path.cwd())) if place.is_relative_to(Path.cwd()) else path
 
 
-def _best(trainer: Trainer) -> list[ModelCheckpoint]:
-    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+def _best(trainer: Trainer) -> list[str]:
+    """Where our best.ckpt is, if there is one: a user's callbacks may save by another metric."""
+    callbacks = trainer.checkpoint_callbacks
+    return [c.best_model_path for c in callbacks if type(c) is BestCheckpoint and c.best_model_path]
 
 
 def _in_words(metrics: Mapping[str, float]) -> str:

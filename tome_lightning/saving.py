@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.agreement import Agreement
@@ -34,6 +34,8 @@ class SaveLast(Callback):
     Args:
         every_n_steps: Optimizer steps between two files; null for none of these.
         every_n_minutes: Minutes between two files; null for none of these.
+        top_k: How many checkpoints to keep beside ``best.ckpt``, the best by the task's metric, each
+            named after its epoch, step and value: see `best.best_checkpoints`, which makes them.
 
     Attributes:
         folder: Where ``last.ckpt`` is written: ``checkpoints`` in the trainer's ``default_root_dir``,
@@ -45,12 +47,16 @@ class SaveLast(Callback):
         self,
         every_n_steps: int | None = None,
         every_n_minutes: float | None = 30.0,
+        top_k: int = 0,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
             if value is not None and not value > 0:
                 raise SavingError(f"save.{name} must be above 0, or null for never, got {value}.")
+        if top_k < 0:
+            raise SavingError(f"save.top_k must be 0 (none beside best.ckpt) or more, got {top_k}.")
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
+        self.top_k = top_k
         self.folder: Path | None = None
         self.saves = True
         self.signals = StopSignals()
@@ -70,6 +76,10 @@ class SaveLast(Callback):
         self.saves &= not getattr(trainer, "fast_dev_run", False)
         if stage == "fit":  # each process knows its own run directory; the first one's counts
             self.folder = Path(trainer.strategy.broadcast(str(self.path(trainer).parent)))
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        there = any(isinstance(one, _AfterEpoch) for one in callbacks)
+        if stage == "fit" and self.saves and not there:
+            callbacks.append(_AfterEpoch(self))
 
     def state_dict(self) -> dict[str, Any]:
         """The limits of a run that early stopping or the like has ended: it stays so."""
@@ -122,9 +132,16 @@ class SaveLast(Callback):
             self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        saved = not self.saves or trainer.global_step == self._saved_step
+        if saved and not _last_epoch(trainer):
+            self._stop_if_asked(
+                trainer
+            )  # before others save what the validation, taken again, brings
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """All other callbacks have seen the epoch's end: what they keep of it is saved with the rest."""
         # Not in on_train_end: there weight averaging has put its averages in place of the live weights.
-        over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        over |= 0 < trainer.max_steps <= trainer.global_step
+        over = _last_epoch(trainer)
         self._over = _limits(trainer) if trainer.should_stop else None
         if over or self._due or trainer.global_step != self._saved_step:
             self._save(trainer)
@@ -222,8 +239,24 @@ class SaveLast(Callback):
         return stopped
 
 
+class _AfterEpoch(Checkpoint):
+    """Calls `SaveLast.after_epoch`: Lightning calls `EarlyStopping` and what saves after all others."""
+
+    def __init__(self, save: SaveLast) -> None:
+        self.save = save
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save.after_epoch(trainer)
+
+
 def _nothing_to_ask() -> None:
     pass
+
+
+def _last_epoch(trainer: Trainer) -> bool:
+    """Whether this is the last epoch."""
+    over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+    return bool(over or 0 < trainer.max_steps <= trainer.global_step)
 
 
 def _limits(trainer: Trainer) -> list[str]:

@@ -72,7 +72,7 @@ def paths(**of_state: Any) -> Change:
     """Sets paths that a callback has noted; its best score is one that the next validation beats."""
 
     def change(saved: dict[str, Any]) -> None:
-        state = next(v for k, v in saved["callbacks"].items() if k.startswith("ModelCheckpoint"))
+        state = next(v for k, v in saved["callbacks"].items() if k.startswith("BestCheckpoint"))
         worst = torch.tensor(-1.0)
         given = {name: path for name, path in of_state.items() if name != "target"}
         target = of_state.get("target") or next(iter(given.values()))
