@@ -20,7 +20,7 @@ from tome_lightning.compiling import (
     compile_model,
     equal_parts,
 )
-from tome_lightning.finetune import FineTune, FineTuneError
+from tome_lightning.finetune import FineTune
 from tome_lightning.tome import RSchedule, patch
 
 from .test_callbacks import Noise
@@ -137,6 +137,14 @@ def test_a_smaller_last_batch_makes_no_graph(counter: CompileCounter) -> None:
     assert counter.frame_count == 1
 
 
+def test_the_hooks_of_a_model_that_is_not_compiled_run_for_every_batch() -> None:
+    model, run, seen = patch(tiny_vit(depth=1), r=3), OneShape(), []
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    for batch in (4, 1, 3):
+        run(model, images(batch=batch))
+    assert seen == [4, 1, 3]
+
+
 @pytest.mark.parametrize("r", [3, [3, 2], {"r": 3, "inflection": -1.0}, {"keep": 0.8}])
 def test_every_form_of_r_compiles(counter: CompileCounter, r: Any) -> None:
     model = patch(tiny_vit(depth=2), r=r)
@@ -181,19 +189,6 @@ def test_compiling_twice_is_compiling_once(counter: CompileCounter) -> None:
     compiled = model._compiled_call_impl
     compile_model(model)
     assert model._compiled_call_impl is compiled
-
-
-def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    module = tiny(3, compile=True)
-
-    class Sharded:
-        strategy = ModelParallelStrategy()
-
-    monkeypatch.setattr(FineTune, "trainer", Sharded())
-    with pytest.raises(FineTuneError, match=r"--model\.compile false"):
-        module._check_compiles()
 
 
 @pytest.mark.parametrize("name", recipes.names())

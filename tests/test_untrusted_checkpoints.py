@@ -164,31 +164,6 @@ def test_a_folder_of_torch_s_own_shares_is_not_run(option, stranger, trained, ca
     assert not Path("owned").exists()
 
 
-@pytest.mark.parametrize(
-    ("evil", "kind"),
-    [("rest.ckpt", "zip"), ("rest.ckpt", "pickle"), ("share-0-of-1.ckpt", "legacy")],
-)
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["consolidate", "theirs.ckpt", "whole.ckpt"],
-        ["fit", "--resume=theirs.ckpt"],
-        ["fit", "--resume=theirs.ckpt", "--trainer.strategy=fsdp2_sharded"],
-        ["test", "--ckpt_path=theirs.ckpt"],
-        ["fit", "--init_from=theirs.ckpt"],
-    ],
-    ids=" ".join,
-)
-def test_a_folder_of_our_shares_is_not_run(words, evil, kind, stranger, trained, capfd):
-    Path("theirs.ckpt").mkdir()
-    shutil.copy(trained / "checkpoints" / "last.ckpt", "theirs.ckpt/rest.ckpt")
-    torch.save({}, "theirs.ckpt/share-0-of-1.ckpt")
-    write_evil(Path("theirs.ckpt", evil), kind, stranger / "owned", trained)
-    options = [*QUICK, "--data.root=digits"] if words[0] != "consolidate" else []
-    refused([words[0], *options, *words[1:]], capfd, "theirs.ckpt")
-    assert not Path("owned").exists()
-
-
 def test_a_published_file_that_somebody_changed_is_not_run(stranger, trained, capfd, monkeypatch):
     monkeypatch.setenv("TOME_LIGHTNING_CACHE", str(stranger))
     name = "audiomae_vit_base"

@@ -29,7 +29,6 @@ COMMANDS = {  # each a module in tome_lightning.commands
     "inspect": "say what a checkpoint is, and what would load it",
     "compare": "lay the results of runs side by side",
     "export": "write a model as safetensors, torch.export or ONNX, and check it",
-    "consolidate": "make one checkpoint file of a sharded run's folder",
 }
 VERBS = LIGHTNING | COMMANDS
 USAGE = """\

@@ -283,8 +283,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _existing(path: Path) -> Path:
-    sharded = (path / "rest.ckpt").is_file()  # a folder that fsdp2_sharded wrote
-    if not path.is_file() and not sharded:
+    if not path.is_file():
         kind = "a directory" if path.is_dir() else "no file"
         raise UsageError(
             f"--ckpt_path {path} is {kind}. Give a run's checkpoint, e.g. "

@@ -66,8 +66,8 @@ from tome_lightning.resume import (
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, escape_messages, say
-from tome_lightning.sharding import ShardingError, check_strategy
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
+from tome_lightning.strategy import check_strategy
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 from tome_lightning.trust import imports_of
@@ -77,7 +77,6 @@ USER_ERRORS = (
     CheckpointFileError,
     NonFiniteLossError,
     SavingError,
-    ShardingError,
     checkpoints.CheckpointError,
     datamodules.DataError,
     recipes.RecipeError,
@@ -105,7 +104,8 @@ class ToMeCLI(LightningCLI):
     """
 
     def __init__(self, argv: list[str]) -> None:
-        verb, *rest = argv
+        self.verb, *rest = argv
+        verb = self.verb
         arguments = read_arguments(rest, verb)
         self.recipe = arguments.recipe
         self.ckpt_path = arguments.ckpt_path
@@ -150,12 +150,12 @@ class ToMeCLI(LightningCLI):
         header = [f"{name}=={version}" for name, version in VERSIONS.items()]
         return super().init_parser(dump_header=header, **kwargs)
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    # Lightning's is static, and makes the parsers of all verbs: each takes a quarter of a start.
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        known = LightningCLI.subcommands()
+        verbs = [self.verb] if self.verb in known else list(known)  # all of them to complete a line
         # weights_only: always True, see _prepare_subcommand_kwargs
-        return {
-            verb: {*skipped, "weights_only"} for verb, skipped in LightningCLI.subcommands().items()
-        }
+        return {verb: {*known[verb], "weights_only"} for verb in verbs}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ToMeCallback, "tome")
@@ -226,7 +226,7 @@ class ToMeCLI(LightningCLI):
                 "on this CPU, which has no instructions for it: 32-true is used instead"
             )
             config.trainer.precision = "32-true"
-        check_strategy(config.trainer.strategy, config.trainer.accelerator)
+        check_strategy(config.trainer.strategy)
         self.run_dir = self._make_run_dir(config.run_dir)
         saved = config.clone()
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
@@ -276,12 +276,7 @@ class ToMeCLI(LightningCLI):
             )
         callbacks = trainer_config["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        check_strategy(
-            trainer_config["strategy"],
-            trainer_config["accelerator"],
-            trainer_config["precision"],
-            callbacks,
-        )
+        check_strategy(trainer_config["strategy"])
         bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         if trainer_config["enable_progress_bar"] is not False and not bars:
             extra.append(RunBar())

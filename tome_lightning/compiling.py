@@ -56,6 +56,8 @@ class OneShape:
     """Calls a compiled model on batches of the first size it sees, and uncompiled on all others.
 
     The last batch of an evaluation is smaller, and a graph for it would take longer than it saves.
+    Only a compiled model is gone round: what is not compiled is called, with the hooks that a strategy
+    of the user's own may have put around it.
     """
 
     def __init__(self) -> None:
@@ -64,5 +66,7 @@ class OneShape:
     def __call__(self, model: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
         if self.samples is None:
             self.samples = len(x)
-        out: Tensor = (model if len(x) == self.samples else model.forward)(x, **kwargs)
+        compiled = getattr(model, "_compiled_call_impl", None) is not None
+        run = model.forward if compiled and len(x) != self.samples else model
+        out: Tensor = run(x, **kwargs)
         return out

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -342,7 +341,6 @@ class FineTune(LightningModule):
             self._init_head()
             self._tell_averages()
         if self.compiles:
-            self._check_compiles()
             compile_model(self.model)
 
     def on_train_start(self) -> None:
@@ -488,13 +486,6 @@ class FineTune(LightningModule):
             f"{'x'.join(map(str, self.input.shape))}. Set model.input and data to the same values "
             f"of {self.input.axes.replace(' x ', ', ')}."
         )
-
-    def _check_compiles(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            raise FineTuneError(
-                "model.compile does not go with sharded weights (trainer.strategy "
-                "fsdp2), which blocks gather as they run. Use ddp, or --model.compile false."
-            )
 
     def _check_labels(self, multi_label: bool) -> None:
         if multi_label == self.task.multi_label:

@@ -19,7 +19,6 @@ from tome_lightning.arguments import UsageError, read_yaml
 from tome_lightning.checkpoint_io import CheckpointFileError, MalformedRunError, read_header
 from tome_lightning.loaded import exported
 from tome_lightning.progress import Progress
-from tome_lightning.sharding import header_file
 from tome_lightning.trust import fits, recipe_name
 
 SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
@@ -32,8 +31,7 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
     """What is known of a checkpoint, as plain values that JSON takes.
 
     Args:
-        name: A file, the folder of a sharded run's checkpoint, a name in ``checkpoints.SOURCES`` or a
-            timm name. Nothing is downloaded.
+        name: A file, a name in ``checkpoints.SOURCES`` or a timm name. Nothing is downloaded.
 
     Returns:
         By key, as far as they are known: ``what``, ``family``, ``kind``, ``model`` (in words),
@@ -47,8 +45,6 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
         UsageError: It is a folder that holds no checkpoint.
     """
     path = Path(name).expanduser()
-    if header_file(path) != path:
-        return _of_shares(path)
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder. Name a checkpoint in it: {path}/checkpoints/best.ckpt"
@@ -230,17 +226,6 @@ def _of_parts(given: Mapping[str, Any]) -> dict[str, Any]:
 def _mapping(value: Any) -> Mapping[str, Any]:
     """What a file may have put there, if it is what we put there."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _of_shares(folder: Path) -> dict[str, Any]:
-    saved = read_header(header_file(folder))
-    shares = len(list(folder.glob("share-*")))
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    return {
-        "what": f"a sharded run's checkpoint in {shares} shares; `consolidate` makes one file of it",
-        "size_mib": round(size / 2**20, 1),
-        **_of_run(saved),
-    }
 
 
 def _of_name(name: str) -> dict[str, Any]:

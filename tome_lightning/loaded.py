@@ -23,7 +23,6 @@ from tome_lightning.checkpoint_io import (
     read_header,
 )
 from tome_lightning.inputs import Image, Input, Spectrogram
-from tome_lightning.sharding import header_file
 from tome_lightning.tasks import Task
 from tome_lightning.tome import R, ToMeViT, patch
 from tome_lightning.tome.plan import check_possible
@@ -164,10 +163,10 @@ def load_model(
 
 def is_run_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint that a run of ours wrote; it is read safely."""
-    if not header_file(path).is_file() or path.suffix == ".safetensors":
+    if not path.is_file() or path.suffix == ".safetensors":
         return False
     try:
-        saved = read_header(header_file(path))
+        saved = read_header(path)
     except CheckpointFileError:
         return False
     return "hyper_parameters" in saved and "state_dict" in saved
@@ -176,11 +175,6 @@ def is_run_checkpoint(path: Path) -> bool:
 def _of_run(path: Path) -> LoadedModel:
     from tome_lightning.finetune import FineTune
 
-    if header_file(path) != path:
-        raise UsageError(
-            f"{path} is a sharded run's folder. Make one file of it first: python -m tome_lightning "
-            f"consolidate {path} FILE"
-        )
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder. Name a checkpoint in it: {path}/checkpoints/best.ckpt"

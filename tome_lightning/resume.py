@@ -17,7 +17,6 @@ from tome_lightning.checkpoint_io import CheckpointFileError, read_header
 from tome_lightning.environment import other_versions
 from tome_lightning.progress import Progress
 from tome_lightning.saving import LAST
-from tome_lightning.sharding import header_file
 from tome_lightning.trust import (
     Taken,
     Untrusted,
@@ -70,8 +69,6 @@ def find_checkpoint(
     """
     if resume != "auto":
         path = Path(resume)
-        if header_file(path) != path:  # the folder of a sharded run's checkpoint
-            return path
         if path.is_dir():
             found = newest_checkpoint(path)
             if found is None:
@@ -116,7 +113,7 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     found = []
     for path in (run_dir / "checkpoints").glob("*.ckpt"):
         try:
-            saved = read_header(header_file(path))
+            saved = read_header(path)
         except CheckpointFileError as error:
             rank_zero_warn(f"{path} is passed over: {error}")
             continue
@@ -163,7 +160,7 @@ def checkpoint_config(
             recipe to do so.
     """
     try:
-        saved = read_header(header_file(path))
+        saved = read_header(path)
     except CheckpointFileError as error:
         raise UsageError(
             f"{option} {path} cannot be loaded: {error}. Use a checkpoint written by this program."

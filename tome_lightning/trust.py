@@ -156,8 +156,7 @@ def check_form(saved: Mapping[str, Any]) -> None:
         part = saved.get(name, {})
         if not isinstance(part, dict) or not all(isinstance(key, str) for key in part):
             raise Untrusted(f"its {name} is {_shown(part)}, not a dictionary of names")
-    # None: what the processes of a sharded run have in files of their own
-    if not all(isinstance(value, Tensor | None) for value in saved["state_dict"].values()):
+    if not all(isinstance(value, Tensor) for value in saved["state_dict"].values()):
         raise Untrusted("its state_dict holds something else than tensors")
     for name, state in saved.get("callbacks", {}).items():
         if not isinstance(state, dict):

@@ -1,8 +1,11 @@
 """A run of somebody else, and a working folder that its files must not change."""
 
+import functools
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -10,7 +13,7 @@ from PIL import Image
 from tome_lightning.__main__ import main
 
 from ..kill_and_resume import write_some_digits
-from .forging import EVIL, QUICK
+from .forging import EVIL, QUICK, TOUCH
 
 
 @pytest.fixture(scope="package")
@@ -34,6 +37,19 @@ def stranger(tmp_path, monkeypatch, trained, capfd) -> Path:
     shutil.copytree(trained / "digits", "digits")
     shutil.copytree(trained / "run", "theirs")
     Path("evil.py").write_text(EVIL)
+    monkeypatch.setattr(subprocess.Popen, "__init__", _waiting(subprocess.Popen.__init__))
     Image.new("L", (28, 28), 90).save("digit.png")
     capfd.readouterr()
     return work
+
+
+def _waiting(start: Any) -> Any:
+    """Popen that has left the mark when it is made, so that a test need not wait for it."""
+
+    @functools.wraps(start)
+    def started(self: Any, args: Any, *others: Any, **options: Any) -> None:
+        start(self, args, *others, **options)
+        if args == TOUCH["init_args"]["args"]:
+            self.wait()
+
+    return started

@@ -26,7 +26,7 @@ class Evil(Callback, LightningDataModule):
     def __init__(self, *args, **kwargs):
         pass
 """
-TOUCH = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "owned"]}}
+TOUCH = {"class_path": "subprocess.Popen", "init_args": {"args": "touch owned", "shell": True}}
 HERE = {"class_path": "evil.Evil"}
 BEST = "theirs/checkpoints/best.ckpt"
 VERBS = {

@@ -1,11 +1,14 @@
 """A checkpoint of a stranger makes no class and imports nothing, in whatever form it names it."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from .forging import HERE, TOUCH, VERBS, cases, data, forge, model, ours, run, trainer
 
+RE_EXPORT = {**TOUCH, "class_path": "tome_lightning.environment.subprocess.Popen"}
+SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 CLASSES = {
     # a class-typed field as text
     "data as YAML": ours("data", "class_path: evil.Evil\ninit_args: {}"),
@@ -41,12 +44,12 @@ CLASSES = {
     "callbacks": trainer(callbacks=["evil.Evil"]),
     "plugins": trainer(plugins="evil.Evil"),
     # under a prefix that is trusted
-    "a re-export of ours": ours(
-        "data", {**TOUCH, "class_path": "tome_lightning.environment.subprocess.Popen"}
-    ),
+    "a re-export of ours": ours("data", RE_EXPORT),
     "a re-export of the data's": ours(
         "data", {**TOUCH, "class_path": "datamodules.cache.os.system"}
     ),
+    "a re-export in the ViT's arguments": model(vit={**SMALL, "norm_layer": RE_EXPORT}),
+    "a re-export in another of them": model(vit={**SMALL, "act_layer": RE_EXPORT}),
     "a class of ours that is no data": ours("data", {"class_path": "tome_lightning.peers.Peers"}),
     "a private one": model(
         input={"class_path": "tome_lightning.inputs.partial", "init_args": HERE}
@@ -95,10 +98,8 @@ def test_an_honest_run_is_read_by_all_of_them(verb, stranger, capfd):
 
 
 def test_the_marks_would_be_left(stranger):
-    import subprocess
-
     assert not Path("owned").exists()
-    subprocess.run(TOUCH["init_args"]["args"], check=True)
+    subprocess.Popen(**TOUCH["init_args"])
     assert Path("owned").exists()
     Path("owned").unlink()
     __import__("evil")

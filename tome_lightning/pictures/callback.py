@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from tome_lightning.callbacks import as_finetune
 from tome_lightning.inputs import Spectrogram
@@ -73,21 +72,17 @@ class GroupPictures(Callback):
         due = batch_idx == dataloader_idx == 0 and trainer.current_epoch % self.every_n_epochs == 0
         if trainer.sanity_checking or not boards or not due:
             return
-        module = as_finetune(pl_module)
-        sharded = isinstance(
-            module.model, FSDPModule
-        )  # then each process holds a part of the weights
-        if not (trainer.is_global_zero or sharded):
+        if not trainer.is_global_zero:
             return
+        module = as_finetune(pl_module)
         if self._examples is None:
             self._examples = self._read(trainer, module)
         if not self._examples:
             return
         groups = self._groups(trainer, module, self._examples)
-        if trainer.is_global_zero:
-            page = np.asarray(draw(self._examples, groups, module.input))
-            for log in boards:
-                log.experiment.add_image(self.tag, page, trainer.global_step, dataformats="HWC")
+        page = np.asarray(draw(self._examples, groups, module.input))
+        for log in boards:
+            log.experiment.add_image(self.tag, page, trainer.global_step, dataformats="HWC")
 
     def _groups(
         self, trainer: Trainer, module: FineTune, examples: list[Example]

@@ -17,7 +17,6 @@ from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.cli import ToMeCLI
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord
-from tome_lightning.sharding import header_file
 from tome_lightning.tome import R
 
 VERBS = {"val": "validate", "test": "test"}
@@ -49,11 +48,6 @@ class PreparedSweep(ToMeCLI):
                 "sweep measures trained weights, and these are random. Give a run's checkpoint "
                 "(--ckpt_path runs/NAME/0/checkpoints/best.ckpt), or fine-tuned weights "
                 "(--model.checkpoint FILE)."
-            )
-        if self.ckpt_path is not None and header_file(self.ckpt_path) != self.ckpt_path:
-            raise UsageError(
-                f"{self.ckpt_path} is a sharded run's folder. Make one file of it first: python -m "
-                f"tome_lightning consolidate {self.ckpt_path} FILE"
             )
         trainer = config.trainer
         config.run_dir = str(self.folder)

@@ -30,8 +30,7 @@ def patch(
     The ViT itself is not changed: the returned model walks its blocks and shares its parameters,
     so ``model.vit`` stays a stock timm model that can be saved, exported and used without merging.
     Blocks are walked part by part: hooks on a whole block are not called, and in half precision
-    on CUDA with prop_attn nor are those on its attention as a whole. FSDP2, which relies on
-    them, is set up by ``tome_lightning.sharding.shard``.
+    on CUDA with prop_attn nor are those on its attention as a whole.
 
     Args:
         vit: Any timm VisionTransformer of plain pre-norm blocks (AugReg, DeiT, DeiT-3, distilled,
@@ -329,11 +328,6 @@ class ToMeViT(ViTFacade):
 
     def _block(self, i: int, state: TokenState, r: int) -> TokenState:
         args = (self.vit.blocks[i], state, r, self.num_prefix, self.prop_attn)
-        # A sharded block (tome_lightning.sharding) gathers its weights around what it runs.
-        with_weights = getattr(args[0], "with_weights", None)
-        return self._merge(*args) if with_weights is None else with_weights(self._merge, *args)
-
-    def _merge(self, *args: Any) -> TokenState:
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(merging_block, *args, use_reentrant=False)
         return merging_block(*args)

@@ -1,0 +1,49 @@
+"""Weights are whole in every process."""
+
+import pytest
+from jsonargparse import Namespace
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+
+from tome_lightning.__main__ import main
+from tome_lightning.arguments import UsageError
+from tome_lightning.strategy import check_strategy
+
+
+class Own(ModelParallelStrategy):
+    """A user's."""
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *("fsdp", "fsdp_cpu_offload", "fsdp2", "fsdp2_sharded"),
+        Namespace(class_path="lightning.pytorch.strategies.FSDPStrategy"),
+        Namespace(class_path="lightning.pytorch.strategies.ModelParallelStrategy"),
+        FSDPStrategy(),
+        ModelParallelStrategy(),
+    ],
+    ids=str,
+)
+def test_sharding_is_refused(strategy) -> None:
+    with pytest.raises(UsageError, match=r"ViT-H take 10 GB under ddp.*grad_checkpointing true"):
+        check_strategy(strategy)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["auto", "ddp", "ddp_find_unused_parameters_true", DDPStrategy(), Own(),
+     Namespace(class_path="mine.Sharded"),
+     Namespace(class_path="lightning.pytorch.strategies.DDPStrategy")],
+    ids=str,
+)  # fmt: skip
+def test_others_are_not(strategy) -> None:
+    check_strategy(strategy)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "lightning.pytorch.strategies.FSDPStrategy"])
+def test_it_is_refused_before_anything_starts(strategy, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--recipe=quickstart", "--data.root=digits", "--trainer.accelerator=cpu"]
+    assert main(["fit", *words, f"--trainer.strategy={strategy}"]) == 2
+    assert "Use --trainer.strategy ddp" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,39 @@
+"""Which strategies of Lightning a run may have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+from tome_lightning.arguments import UsageError
+
+SHARDED = (FSDPStrategy, ModelParallelStrategy)
+
+
+def check_strategy(strategy: Any) -> None:
+    """Refuse a strategy that shards weights, before anything starts.
+
+    Args:
+        strategy: Of the trainer: a name, an object, or the config (``class_path``) of one. A class of the
+            user's own is theirs to answer for.
+
+    Raises:
+        UsageError: For Lightning's FSDP and model-parallel strategies, under whatever name.
+    """
+    path = strategy
+    if not isinstance(strategy, str):
+        path = getattr(strategy, "class_path", None) or _path_of(type(strategy))
+    module, _, name = path.rpartition(".")
+    ours = not module or module.startswith("lightning.")
+    if ours and (name.startswith("fsdp") or name in [kind.__name__ for kind in SHARDED]):
+        raise UsageError(
+            f"trainer.strategy is {name}, which shares the weights out over the processes: that is "
+            "not supported, and no ViT needs it (weights, gradients and AdamW of a ViT-H take 10 GB "
+            "under ddp). Use --trainer.strategy ddp; where activations do not fit, "
+            "--model.grad_checkpointing true."
+        )
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
