@@ -1,5 +1,9 @@
-"""The one exception a user of the data modules sees."""
+"""The exceptions a user of the data modules sees."""
 
 
 class DataError(ValueError):
     """A mistake in the data or its settings, told in one line: what, got, why, way out."""
+
+
+class WorkerError(RuntimeError):
+    """A loader process that was killed or has no memory left, told in one line with the ways out."""

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, WorkerError
 from datamodules.samples import Samples
+from datamodules.workers import deaths_found_between_batches, explained
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -104,8 +105,11 @@ class Loader(DataLoader[Any]):
             samples.set_epoch(self._epoch)
         if isinstance(sampler, EpochSampler):
             sampler.skip = self._batches * (self.batch_size or 1)
+        batches: Any = None
         try:
-            for batch in super().__iter__():
+            with deaths_found_between_batches():
+                batches = super().__iter__()
+            for batch in batches:
                 self._batches += 1
                 if self._batches == len(self):  # Lightning does not ask for one more
                     self._report()
@@ -115,6 +119,13 @@ class Loader(DataLoader[Any]):
             # a worker's error arrives with its traceback as text: keep what follows its name
             told = re.split(r"^[\w.]*\bDataError: ", str(error).strip(), flags=re.MULTILINE)[-1]
             raise DataError(told) from None
+        except (RuntimeError, OSError, MemoryError) as error:
+            workers = getattr(batches, "_workers", [])
+            told = explained(error, workers, self.num_workers, self.prefetch_factor or 1)
+            if told is None:
+                raise
+            self._report()
+            raise WorkerError(told) from None
 
     def state_dict(self) -> dict[str, int]:
         """Where this process stands."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -551,10 +552,13 @@ def test_dense_and_merged_steps_are_not_compared_any_longer(run, monkeypatch, si
         return real(*given)
 
     monkeypatch.setattr(callbacks, "_timed_step", timed)
-    code, _, err = run("fit", "--recipe", "quickstart", *TINY, "--tome.compare_dense=100")
+    code, _, err = run("fit", "--recipe", "quickstart", *TINY, "--tome.compare_dense=100",
+                       "--run_dir=a run's")  # fmt: skip
     assert (code, len(steps)) == (expected, 2)
+    told = next(line for line in err.splitlines() if "Test it: " in line)
+    assert shlex.split(told)[-2:] == ["--ckpt_path", "a run's/checkpoints/best.ckpt"]
     assert "dense and merged steps are not compared to the end" in err
-    summary = summary_of(Path("runs/quickstart/0"))
+    summary = summary_of(Path("a run's"))
     assert summary["ended"] == "finished"
     assert summary["dense_against_merged"] is None
     assert summary["r"] == 4

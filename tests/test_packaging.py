@@ -102,6 +102,45 @@ def test_packages_and_recipes_are_found(sites, tmp_path, install, folders_in_the
     assert json.loads(run.stdout) == {name: str(file) for name, file in expected.items()}
 
 
+@pytest.fixture
+def own_packages(tmp_path) -> Path:
+    """A working folder with regular packages of the user's, of the names of ours."""
+    for name in PACKAGES[1:]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    return tmp_path
+
+
+@pytest.mark.parametrize("install", ["editable", "wheel"])
+def test_packages_of_the_user_s_own_are_not_taken_for_ours(sites, own_packages, install):
+    """`python -m` looks in the working folder first."""
+    site, home = sites[install]
+    start = "from tome_lightning.__main__ import main\nmain(['--version'])\nnames ="
+    run = subprocess.run(
+        [sys.executable, "-E", "-S", "-B", "-c", LOOK_UP.replace("names =", start), str(site)],
+        cwd=own_packages, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[1])
+    assert {found[name] for name in PACKAGES} == {str(home / p / "__init__.py") for p in PACKAGES}
+    (note,) = run.stderr.splitlines()
+    assert note.startswith("note: ")
+    assert all(str(own_packages / name) in note for name in PACKAGES[1:])
+
+
+def test_a_python_process_of_the_user_s_is_told_of_another_package(own_packages):
+    """There its own packages are its own: ours must not take their place."""
+    code = f"import sys; sys.path.append({str(ROOT)!r}); import tome_lightning; tome_lightning.fit"
+    run = subprocess.run(
+        [sys.executable, "-E", "-S", "-B", "-c", code],
+        cwd=own_packages, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    told = run.stderr.splitlines()[-1]
+    first = f"ImportError: {own_packages / 'datamodules'} stands in for tome_lightning's own datamodules"
+    assert told.startswith(first)
+    assert str(ROOT / "datamodules") in told
+
+
 def test_wheel_holds_the_four_packages_and_nothing_else(tree, wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     in_tree = {

@@ -1,5 +1,6 @@
 """When last.ckpt is written, and how a run that is asked to stop does."""
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from datamodules.errors import WorkerError
+from tome_lightning.cli import exit_code
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.signals import RunStopped
 
@@ -29,6 +33,19 @@ class Writes(Callback):
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
         self.steps.append(trainer.global_step)
+
+
+class KillWorker(Callback):
+    """Kills a loader process, as the system does where memory runs out, in the midst of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_after_backward(self, trainer: Any, module: Any) -> None:
+        if trainer.global_step == self.step:
+            worker = multiprocessing.active_children()[0]
+            worker.kill()
+            worker.join()
 
 
 class Signal(Callback):
@@ -119,3 +136,33 @@ def test_data_that_fails_between_two_steps_costs_none_of_them(tmp_path):
         first.__init__(tmp_path / "cut", fail_at=14, **settings)
     assert torch.load(first.last, weights_only=True)["global_step"] == 3
     compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """A loader looks after its workers five times a second, not every 5 seconds."""
+    found = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(found, "__defaults__", (0.2,))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_killed_loader_process_costs_no_step(tmp_path, soon, capsys):
+    settings: dict[str, Any] = {"save": {"every_n_minutes": None}, "workers": 2}
+    whole = Session(tmp_path / "whole", **settings)
+    first = Session.__new__(Session)
+    with pytest.raises(WorkerError, match="was ended by SIGKILL") as told:
+        first.__init__(tmp_path / "cut", extra=[KillWorker(6)], **settings)
+    assert exit_code(lambda: raising(told.value)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: a loader process was ended by SIGKILL")
+    assert "--data.num_workers 1 instead of 2" in err
+    assert "--shm-size" in err
+    assert err.count("\n") == 1
+    assert (
+        torch.load(first.last, weights_only=True)["global_step"] >= 7
+    )  # that step is taken as well
+    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+
+
+def raising(error: Exception) -> None:
+    raise error

@@ -78,5 +78,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         from importlib import import_module
 
+        from tome_lightning.siblings import check_own
+
+        check_own()
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tome_lightning' has no attribute {name!r}")

@@ -11,7 +11,10 @@ from importlib import import_module
 
 from tome_lightning import __version__
 from tome_lightning.screen import complain, say
+from tome_lightning.siblings import prefer_own
 from tome_lightning.signals import leaving_at_ctrl_c
+
+HIDDEN = prefer_own()  # here, not in main: processes that multiprocessing spawns import this, too
 
 LIGHTNING = {
     "fit": "fine-tune a model as a recipe says",
@@ -43,6 +46,12 @@ What will run:  python -m tome_lightning fit --recipe quickstart --print_config"
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, 1 for our own."""
+    if HIDDEN and "LOCAL_RANK" not in os.environ:
+        say(
+            f"note: {' and '.join(map(str, HIDDEN))} cannot be imported here, since tome_lightning has a "
+            "package of that name: rename it to use its classes",
+            sys.stderr,
+        )
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:  # before the verb is there to take care of it

@@ -177,7 +177,7 @@ def _of_run(path: Path) -> LoadedModel:
 
     if path.is_dir():
         raise UsageError(
-            f"{path} is a folder. Name a checkpoint in it: {path}/checkpoints/best.ckpt"
+            f"{path} is a folder. Name a checkpoint in it: {path / 'checkpoints' / 'best.ckpt'}"
         )
     if not path.is_file():
         known = str(path) in checkpoints.SOURCES

@@ -1,10 +1,12 @@
-"""A device that is out of memory: one message instead of a stack of calls."""
+"""A device, or a loader process, that is out of memory: one message instead of a stack of calls."""
 
 from __future__ import annotations
 
 import re
 
 import torch
+
+from datamodules.errors import WorkerError
 
 WAYS_OUT = (
     "halve --data.batch_size (with --keep_effective_batch the steps stay the same); "
@@ -20,6 +22,8 @@ def out_of_memory(error: BaseException | None) -> str | None:
         error: What was raised, or what lies behind it.
     """
     while error is not None:
+        if isinstance(error, WorkerError):
+            return str(error)
         told = _told(error)
         if told is not None:
             return f"out of memory: {told}. Ways out, the cheapest first: {WAYS_OUT}."

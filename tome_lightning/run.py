@@ -25,6 +25,7 @@ from tome_lightning.environment import environment
 from tome_lightning.overview import run_facts, screen
 from tome_lightning.peers import rank
 from tome_lightning.saving import LAST
+from tome_lightning.screen import typed
 from tome_lightning.tasks import Task
 from tome_lightning.trust import fits
 
@@ -256,9 +257,8 @@ class RunRecord(Callback):
                 f"Files that could not be read: {counts}; named in {self.directory / BAD_FILES}"
             )
         if trainer.state.fn == "fit" and summary["checkpoint"]:
-            rank_zero_info(
-                f"Test it: python -m tome_lightning test --ckpt_path {_shorter(summary['checkpoint'])}"
-            )
+            file = typed(_shorter(summary["checkpoint"]))
+            rank_zero_info(f"Test it: python -m tome_lightning test --ckpt_path {file}")
 
     def _tell_chance(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A label order other than the checkpoint's looks like a broken model."""

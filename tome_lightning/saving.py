@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.agreement import Agreement
 from tome_lightning.guard import NonFiniteLossError
+from tome_lightning.screen import typed
 from tome_lightning.signals import RunStopped, StopSignals
 from tome_lightning.trust import fits
 
@@ -185,7 +186,7 @@ class SaveLast(Callback):
         if self.saves and trainer.global_step > self._saved_step and seen.completed == seen.ready:
             self._save(trainer)
             rank_zero_info(
-                f"Saved step {trainer.global_step}: go on with --resume {self.path(trainer)}"
+                f"Saved step {trainer.global_step}: go on with --resume {typed(self.path(trainer))}"
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -235,7 +236,8 @@ class SaveLast(Callback):
         elif path in getattr(trainer.strategy.checkpoint_io, "failures", {}):
             rank_zero_info(f"{where}, which could not be saved")
         else:
-            rank_zero_info(f"{where}. Saved {path}: go on with fit --resume {path.parent.parent}")
+            run = typed(path.parent.parent)
+            rank_zero_info(f"{where}. Saved {path}: go on with fit --resume {run}")
         return stopped
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import sys
 import warnings
 from typing import Any, TextIO
@@ -23,6 +24,11 @@ def escaped(text: object) -> str:
 def say(text: object = "", file: TextIO | None = None) -> None:
     """Print lines, escaped, at once."""
     print(escaped(text), file=file, flush=True)
+
+
+def typed(path: object) -> str:
+    """A path as a shell takes it, for a command that is to be copied: quoted where that has to be."""
+    return shlex.quote(str(path))
 
 
 def complain(text: object) -> None:

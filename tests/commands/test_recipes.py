@@ -42,9 +42,9 @@ def test_a_recipe_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]):
 def test_a_copy_is_the_recipe_and_nothing_is_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    file = tmp_path / "mine.yaml"
+    file = tmp_path / "my own.yaml"
     assert main(["copy", "quickstart", str(file)]) == 0
-    assert f"fit --recipe {file}" in capsys.readouterr().out
+    assert f"fit --recipe '{file}'" in capsys.readouterr().out
     assert file.read_bytes() == recipes.path("quickstart").read_bytes()
     assert yaml.safe_load(recipes.path(str(file)).read_text())["model"]["r"] == 4
     file.write_text("mine")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tome_lightning.arguments import VerbParser
-from tome_lightning.screen import say
+from tome_lightning.screen import say, typed
 from tome_lightning.signals import leaving_at_ctrl_c
 
 
@@ -45,8 +45,10 @@ def _run(argv: list[str]) -> None:
     say(given.file)
     say(tell(facts))
     if facts["what"] == "a run's checkpoint":
-        say(f"  test it      python -m tome_lightning test --ckpt_path {given.file}")
+        say(f"  test it      python -m tome_lightning test --ckpt_path {typed(given.file)}")
     elif fitting:
-        say(f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {given.file})")
+        say(
+            f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {typed(given.file)})"
+        )
     if given.recipe is not None:
         say(dry_run(given.file, given.recipe))

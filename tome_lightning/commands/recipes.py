@@ -10,7 +10,7 @@ from pathlib import Path
 
 import recipes
 from tome_lightning.arguments import UsageError, VerbParser, check_output
-from tome_lightning.screen import complain, say
+from tome_lightning.screen import complain, say, typed
 
 PROG = "python -m tome_lightning recipes"
 WIDTHS = (22, 28, 21, 23)  # of a table's columns, in characters
@@ -94,7 +94,7 @@ def _run(argv: list[str]) -> str:
             raise UsageError(f"{file} cannot be read as text: {error}.") from error
     if given.what == "copy":
         file = copy(given.name, given.file, given.force)
-        return f"Wrote {file}. Run it: python -m tome_lightning fit --recipe {file}"
+        return f"Wrote {file}. Run it: python -m tome_lightning fit --recipe {typed(file)}"
     return table() + (
         "\n\nA recipe with all its values:  recipes show NAME      one to change:  recipes copy NAME FILE"
     )

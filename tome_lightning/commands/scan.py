@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments, read_yaml
 from tome_lightning.commands.scanning import SPLITS, scan
-from tome_lightning.screen import say
+from tome_lightning.screen import say, typed
 from tome_lightning.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def tell(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
         )
     lines += check.tell(content)
     lines += _tell_bad(content["bad"])
-    leave_out = f"; to leave the bad files out: --data.exclude {out}" if content["bad"] else ""
+    leave_out = (
+        f"; to leave the bad files out: --data.exclude {typed(out)}" if content["bad"] else ""
+    )
     return [*lines, f"written: {out}{leave_out}"]
 
 

@@ -1,0 +1,94 @@
+"""Loader processes that end before their time: told between two batches, with what helps."""
+
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SHARED = Path("/dev/shm")  # where batches are on their way from a worker
+_GONE = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
+_NO_ROOM = re.compile(
+    r"shared memory|unable to (write|mmap|resize|open|allocate)\b.* file </torch_"
+)
+_NO_FILES = re.compile(r"Too many open files|received 0 items of ancdata")
+
+
+@contextmanager
+def deaths_found_between_batches() -> Iterator[None]:
+    """Undo what the first `DataLoader` does to SIGCHLD: raise, wherever the training process is.
+
+    In the midst of an optimizer step that costs all steps since the last checkpoint. A loader looks after
+    its workers by itself whenever it has waited 5 seconds for a batch.
+    """
+    child = getattr(signal, "SIGCHLD", None)  # none on Windows
+    before = None if child is None else signal.getsignal(child)
+    yield
+    if child is None or threading.current_thread() is not threading.main_thread():
+        return
+    if _of_torch(signal.getsignal(child)):
+        signal.signal(child, signal.SIG_DFL if before is None or _of_torch(before) else before)
+
+
+def _of_torch(handler: Any) -> bool:
+    return getattr(handler, "__module__", "") == "torch.utils.data._utils.signal_handling"
+
+
+def explained(error: Exception, workers: list[Any], num_workers: int, prefetch: int) -> str | None:
+    """What to tell where a `DataLoader`'s workers were short of something; None for another error.
+
+    Args:
+        error: What was raised.
+        workers: Its processes.
+        num_workers: How many it was to have.
+        prefetch: Batches that each prepares in advance.
+    """
+    if not num_workers:
+        return None
+    words = " ".join(str(error).split())
+    if _NO_FILES.search(words):
+        return (
+            "the loader processes have too many files open to hand over a batch. Raise the limit before "
+            f"the run (ulimit -n 65536), or use fewer than data.num_workers {num_workers}."
+        )
+    if isinstance(error, MemoryError):
+        what = "a loader process has no memory left"
+    elif _NO_ROOM.search(words):
+        what = f"a loader process has no room for a batch in {SHARED}"
+    elif _GONE.search(words):
+        what = _ended(workers)
+    else:
+        return None
+    fewer = f"{num_workers // 2} instead of {num_workers}"
+    return (
+        f"{what}{_room()}. Ways out: --data.num_workers {fewer} (0 loads in the training process), "
+        f"--data.prefetch_factor 1 instead of {prefetch}, a smaller batch, more memory for the job; in a "
+        "container more shared memory (docker run --ipc=host or --shm-size=16g)."
+    )
+
+
+def _ended(workers: list[Any]) -> str:
+    """How the workers that are gone have ended."""
+    codes = [code for worker in workers if (code := worker.exitcode)]
+    if not codes:
+        return "a loader process has ended"
+    if codes[0] > 0:
+        return f"a loader process has ended with code {codes[0]}"
+    name = signal.Signals(-codes[0]).name
+    why = {
+        "SIGKILL": ", as the system does where memory has run out",
+        "SIGBUS": f", as happens where {SHARED} is full",
+        "SIGSEGV": ", by a fault in a decoder or another library",
+    }
+    return f"a loader process was ended by {name}{why.get(name, '')}"
+
+
+def _room() -> str:
+    try:
+        usage = shutil.disk_usage(SHARED)
+    except OSError:
+        return ""
+    return f" ({SHARED} has {usage.free / 2**20:,.0f} of {usage.total / 2**20:,.0f} MiB free)"
