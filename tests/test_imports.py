@@ -148,9 +148,9 @@ def test_the_meter_knows_nothing_of_lightning():
 
 def test_only_the_entry_points_import_the_cli():
     """`__main__` starts it; the end-to-end benchmark and the sweep prepare runs of it, as does, inside a
-    function, the check of a recipe; the package and the commands reach for it inside a function."""
+    function, the check of a recipe; `fit` and the commands reach for it inside a function."""
     preparing = ("tome_lightning.speed.prepared", "tome_lightning.sweeping.prepared")
-    late = ("tome_lightning", "tome_lightning.checkup.recipe", "tome_lightning.sweeping.measure")
+    late = tuple(f"tome_lightning.{x}" for x in ("notebook", "checkup.recipe", "sweeping.measure"))
     for one in IMPORTS:
         if not _under(one.target, "tome_lightning.cli"):
             continue

@@ -10,7 +10,7 @@ import torch
 
 from tome_lightning import fit
 from tome_lightning.__main__ import main
-from tome_lightning.cli import Run
+from tome_lightning.notebook import Run
 from tome_lightning.overview import device_name, screen
 from tome_lightning.speed.macs import macs
 

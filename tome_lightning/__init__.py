@@ -8,7 +8,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tome_lightning.callbacks import ToMeCallback
-    from tome_lightning.cli import fit
     from tome_lightning.commands.doctor import doctor
     from tome_lightning.commands.scanning import scan
     from tome_lightning.comparison import compare
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from tome_lightning.inputs import Clip, Image, Spectrogram
     from tome_lightning.inspection import inspect_checkpoint
     from tome_lightning.loaded import LoadedModel, load_model
+    from tome_lightning.notebook import fit
     from tome_lightning.pictures import visualize
     from tome_lightning.speed import benchmark
     from tome_lightning.sweeping import sweep
@@ -39,7 +39,7 @@ _HOMES = {
     "compare": "tome_lightning.comparison",
     "doctor": "tome_lightning.commands.doctor",
     "export_model": "tome_lightning.exporting",
-    "fit": "tome_lightning.cli",
+    "fit": "tome_lightning.notebook",
     "inspect_checkpoint": "tome_lightning.inspection",
     "load_model": "tome_lightning.loaded",
     "patch": "tome_lightning.tome",

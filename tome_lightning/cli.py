@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
-import json
 import logging
 import os
 import re
@@ -13,10 +12,10 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import timm
@@ -24,7 +23,7 @@ import torch
 import torchmetrics
 import torchvision
 import yaml
-from jsonargparse import ArgumentError, set_parsing_settings
+from jsonargparse import ActionYesNo, ArgumentError, set_parsing_settings
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -53,6 +52,7 @@ from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
 from tome_lightning.memory import out_of_memory
+from tome_lightning.overrides import Objects
 from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
 from tome_lightning.resume import (
@@ -104,9 +104,10 @@ class ToMeCLI(LightningCLI):
     Precedence, later wins: checkpoint (``--ckpt_path``), recipes in their order, command line.
     """
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], objects: Objects | None = None) -> None:
         self.verb, *rest = argv
         verb = self.verb
+        self.objects = objects or Objects()  # beside what the words name
         arguments = read_arguments(rest, verb)
         self.recipe = arguments.recipe
         self.ckpt_path = arguments.ckpt_path
@@ -175,7 +176,9 @@ class ToMeCLI(LightningCLI):
         )
         parser.add_argument(
             "--keep_effective_batch",
-            action="store_true",
+            action=ActionYesNo,
+            nargs="?",  # so that it can be given a value, as from Python
+            default=False,
             help="fit: accumulate so many batches that a step has model.effective_batch samples.",
         )
         parser.add_argument(
@@ -214,9 +217,8 @@ class ToMeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if self.ckpt_path is not None:
-            left_out = check_left_out(
-                self.left_out, config.trainer.as_dict(), self.words, self.ckpt_path
-            )
+            now = self.objects.noted(config.trainer.as_dict())
+            left_out = check_left_out(self.left_out, now, self.words, self.ckpt_path)
             _say(left_out) if left_out else None
         if self.from_checkpoint:
             _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
@@ -236,6 +238,7 @@ class ToMeCLI(LightningCLI):
         if "ckpt_path" in saved:
             saved.ckpt_path = None  # as a recipe it would make every run go on from there
         self.config_yaml = self._parser(self.subcommand).dump(saved, skip_unset=False)
+        self.config_yaml += self.objects.comment()
 
     def _make_run_dir(self, given: str | None) -> Path:
         """The run's directory: a resumed run goes on in its own."""
@@ -259,7 +262,9 @@ class ToMeCLI(LightningCLI):
             folder = self.run_dir / "checkpoints"
             best = best_checkpoints(folder, self.model.task.monitor, save.top_k)
         save.saves = trainer_config["enable_checkpointing"] is not False
-        if trainer_config["logger"] in (None, True):
+        if self.objects.loggers:
+            kwargs["logger"] = list(self.objects.loggers)
+        elif trainer_config["logger"] in (None, True):
             begun = any(self.run_dir.glob("events.out.tfevents*"))  # killed before it saved
             purge = 0 if begun and self.logged_steps is None else self.logged_steps
             kwargs["logger"] = (
@@ -268,8 +273,7 @@ class ToMeCLI(LightningCLI):
                 if self.subcommand == "fit"
                 else False
             )
-        callbacks = trainer_config["callbacks"] or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        callbacks = [*_as_list(trainer_config["callbacks"]), *self.objects.callbacks]
         check_strategy(trainer_config["strategy"])
         bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         if trainer_config["enable_progress_bar"] is not False and not bars:
@@ -285,6 +289,7 @@ class ToMeCLI(LightningCLI):
         self.model.restoring = self.ckpt_path is not None
         self.model.keep_effective_batch = self._get(self.config, "keep_effective_batch")
         config = yaml.safe_load(self.config_yaml)
+        config["trainer"] = self.objects.noted(config["trainer"])
         sections = ("data", "tome", "trainer", "save", "seed_everything")
         self.model.run_config = {
             "recipe": self.recipe,
@@ -384,57 +389,6 @@ def _tell_interrupted() -> int:
     if not rank():
         say("Stopped by SIGINT", sys.stderr)
     return 0 if started_by_first() else 128 + signal.SIGINT
-
-
-class Run(NamedTuple):
-    """A finished run.
-
-    Attributes:
-        module: The trained module, as it was after the last step; ``best.ckpt`` holds the best one.
-        trainer: Lightning's trainer.
-        directory: The run directory.
-        summary: What ``summary.json`` says.
-    """
-
-    module: FineTune
-    trainer: Trainer
-    directory: Path
-    summary: dict[str, Any]
-
-
-def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
-    """``python -m tome_lightning fit --recipe RECIPE --KEY VALUE ...`` from Python or a notebook.
-
-    Args:
-        recipe: A recipe's name or a YAML file.
-        overrides: Dotted options and their values, e.g. ``{"model.r": 8, "data.root": "photos"}``.
-
-    Raises:
-        ValueError: For what the command line would refuse, with the same message.
-    """
-    words = ["fit", "--recipe", str(recipe)]
-    for name, value in (overrides or {}).items():
-        plain = value if isinstance(value, str) else json.dumps(value, default=str)
-        words.append(f"--{name}={plain}")
-    if "LOCAL_RANK" not in os.environ:
-        os.environ.pop(RUN_DIR_VARIABLE, None)
-    _silence()
-    try:
-        cli = ToMeCLI(words)
-    except SystemExit as stop:
-        if not interrupted(stop):
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
-        raise KeyboardInterrupt from None
-    except Exception as error:
-        mistake = users_mistake(error)
-        if mistake is None or mistake is error:
-            raise
-        raise mistake from error
-    finally:
-        release()
-    summary = json.loads((cli.run_dir / "summary.json").read_text())
-    return Run(cli.model, cli.trainer, cli.run_dir, summary)
 
 
 def users_mistake(error: BaseException | None) -> BaseException | None:

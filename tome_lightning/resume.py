@@ -231,8 +231,9 @@ def check_left_out(
             raise UsageError(
                 f"The run of {path} had trainer.{name} {', '.join(missing[name])}, and a checkpoint's "
                 f"word is not enough to make them. Name them as at its start "
-                f"(--trainer.{name}+={missing[name][0]}, or the run's own config.yaml as --recipe); to "
-                f"go on without, --trainer.{name}=null."
+                f"(--trainer.{name}+={missing[name][0]}, or the run's own config.yaml as --recipe; "
+                f"objects from Python as fit(..., {name}=[...])); to go on without, "
+                f"--trainer.{name}=null."
             )
     told = "; ".join(f"trainer.{name} {', '.join(gone)}" for name, gone in missing.items())
     return f"The checkpoint's run had {told}, which this one has not" if told else None

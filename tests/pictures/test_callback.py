@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tome_lightning import fit
-from tome_lightning.cli import Run
+from tome_lightning.notebook import Run
 from tome_lightning.pictures import GroupPictures, callback
 from tome_lightning.pictures.groups import trace_groups
 
