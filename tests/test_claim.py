@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks files in another 
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from tome_lightning.claim import claim
 claim(Path(sys.argv[1]))
 print("held", flush=True)
@@ -104,3 +106,23 @@ def test_a_place_that_is_no_folder_is_said_not_tried_for_ever(place, why):
         Path(place).touch()
     with pytest.raises(UsageError, match=f"{place} {why}"):
         make_run_dir(None, "x", False)
+
+
+def take(start: Any, found: Any) -> None:
+    start.wait()
+    found.put(str(make_run_dir(None, "x", False)))
+
+
+def test_the_runs_of_a_job_array_get_a_directory_each(monkeypatch):
+    """As many as start at once, each a task of its own of SLURM."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    context = multiprocessing.get_context("fork")
+    start, found = context.Barrier(8), context.Queue()
+    runs = [context.Process(target=take, args=(start, found)) for _ in range(8)]
+    for run in runs:
+        run.start()
+    taken = {found.get(timeout=60) for _ in runs}
+    for run in runs:
+        run.join()
+    assert taken == {f"runs/x/{number}" for number in range(8)}

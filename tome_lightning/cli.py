@@ -25,9 +25,6 @@ import torchmetrics
 import torchvision
 import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -51,6 +48,7 @@ from tome_lightning.claim import release
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
+from tome_lightning.launch import check_launch, cluster_plugins
 from tome_lightning.memory import out_of_memory
 from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
@@ -290,7 +288,8 @@ class ToMeCLI(LightningCLI):
         if self.subcommand == "predict":
             extra.append(PredictionWriter(self.run_dir))
         trainer_config["callbacks"] = [*callbacks, *extra]
-        trainer_config["plugins"] = _plugins(_as_list(trainer_config["plugins"]))
+        given = _as_list(trainer_config["plugins"])
+        trainer_config["plugins"] = [*given, AtomicCheckpointIO(), *cluster_plugins(given)]
         self.model.restoring = self.ckpt_path is not None
         self.model.keep_effective_batch = self._get(self.config, "keep_effective_batch")
         config = yaml.safe_load(self.config_yaml)
@@ -301,7 +300,7 @@ class ToMeCLI(LightningCLI):
             **{name: config[name] for name in sections},
         }
         try:
-            return super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
+            trainer = super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             if not torch.cuda.is_available() and trainer_config["accelerator"] in ("gpu", "cuda"):
                 raise UsageError(
@@ -309,6 +308,8 @@ class ToMeCLI(LightningCLI):
                     f"{torch.__version__} sees no CUDA device. Use --trainer.accelerator cpu or auto."
                 ) from error
             raise UsageError(f"Lightning refuses these trainer options: {error}") from error
+        check_launch(trainer)
+        return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
@@ -471,18 +472,6 @@ def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
     elif arguments.resume == "auto":
         _say(describe_choice(path, arguments.run_dir))
     return path
-
-
-def _plugins(given: list[Any]) -> list[Any]:
-    """The user's plugins and ours: whole checkpoints, and no requeueing by Lightning on SLURM.
-
-    Lightning's saves from within a signal's handler, wherever the step is; `SaveLast` waits for its end.
-    """
-    plugins = [*given, AtomicCheckpointIO()]
-    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    if slurm and not any(isinstance(plugin, ClusterEnvironment) for plugin in given):
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return plugins
 
 
 def _say(words: str) -> None:
