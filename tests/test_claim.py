@@ -11,7 +11,8 @@ import pytest
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.claim import LOCK, claim, release
-from tome_lightning.run import RUN_DIR_VARIABLE, make_run_dir, remove_unused
+from tome_lightning.leftovers import held, remove_unused
+from tome_lightning.run import RUN_DIR_VARIABLE, make_run_dir
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks files in another way")
 HOLD = """
@@ -82,7 +83,7 @@ def test_a_directory_that_holds_a_lock_alone_is_empty_and_goes_when_it_is_unused
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).touch()
     assert make_run_dir("run", None, resuming=False) == Path("run")
-    remove_unused("run")
+    remove_unused(Path("run"), held(Path("run")))
     assert not Path("run").exists()
 
 

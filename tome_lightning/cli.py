@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,9 +49,16 @@ from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
 from tome_lightning.launch import check_launch, cluster_plugins
+from tome_lightning.leftovers import held, remove_unused
 from tome_lightning.memory import out_of_memory
 from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
+from tome_lightning.preflight import (
+    check_monitors,
+    check_options,
+    refusal,
+    slow_in_half_precision,
+)
 from tome_lightning.resume import (
     check_left_out,
     checkpoint_config,
@@ -59,9 +66,10 @@ from tome_lightning.resume import (
     describe_taken,
     find_checkpoint,
     not_restored,
+    overruled,
     run_dir_of,
 )
-from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
+from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, escape_messages, say
 from tome_lightning.sharding import ShardingError, check_strategy
@@ -102,7 +110,21 @@ class ToMeCLI(LightningCLI):
     Precedence, later wins: checkpoint (``--ckpt_path``), recipes in their order, command line.
     """
 
+    record: RunRecord | None = None
+    ckpt_path: Path | None = None
+    overruled: Sequence[str] = ()  # of the checkpoint's options
+
     def __init__(self, argv: list[str]) -> None:
+        try:
+            self._run_verb(argv)
+        except BaseException as error:
+            self._leave_nothing()
+            unrestored = not_restored(error, self.overruled, self.ckpt_path)
+            if unrestored is not None and _named_mistake(error) is None:
+                raise UsageError(unrestored) from error
+            raise
+
+    def _run_verb(self, argv: list[str]) -> None:
         verb, *rest = argv
         arguments = read_arguments(rest, verb)
         self.recipe = arguments.recipe
@@ -216,6 +238,7 @@ class ToMeCLI(LightningCLI):
             )
             _say(left_out) if left_out else None
         if self.from_checkpoint:
+            self.overruled = overruled(self.from_checkpoint, config.as_dict())
             _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
         given = any(re.match(r"--trainer[._]precision\b", word) for word in self.words)
         if not given and slow_in_half_precision(config.trainer):
@@ -225,7 +248,9 @@ class ToMeCLI(LightningCLI):
             )
             config.trainer.precision = "32-true"
         check_strategy(config.trainer.strategy, config.trainer.accelerator)
+        check_options(config.trainer.as_dict())
         self.run_dir = self._make_run_dir(config.run_dir)
+        self.held = held(self.run_dir)
         saved = config.clone()
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
         for name in ("recipe", "resume", "init_from"):
@@ -245,12 +270,18 @@ class ToMeCLI(LightningCLI):
             _say(f"{self.ckpt_path} is not the newest of its run: going on in another directory")
         return make_run_dir(given, self.recipe, resuming=True, own=own)
 
+    def _leave_nothing(self) -> None:
+        """Remove what was written of a run that has not begun."""
+        if hasattr(self, "held") and not (self.record and self.record.began):
+            remove_unused(self.run_dir, self.held)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand != "fit" and isinstance(self.datamodule, LabelledData):
             self.datamodule.take_classes(self.class_names, self.model.task.num_classes)
         trainer_config = self._get(self.config_init, "trainer")
         tome, save = self._get(self.config_init, "tome"), self._get(self.config_init, "save")
-        extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome), Peers()]
+        self.record = RunRecord(self.run_dir, self.config_yaml, self.recipe, tome)
+        extra: list[Any] = [self.record, Peers()]
         if self.subcommand == "fit" and trainer_config["enable_checkpointing"] is not False:
             extra.append(
                 ModelCheckpoint(
@@ -309,6 +340,8 @@ class ToMeCLI(LightningCLI):
                 ) from error
             raise UsageError(f"Lightning refuses these trainer options: {error}") from error
         check_launch(trainer)
+        if self.subcommand == "fit":
+            check_monitors(trainer, callbacks, self.model)
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -319,10 +352,7 @@ def main(argv: list[str]) -> int:
     """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
     try:
-        code = exit_code(lambda: ToMeCLI(argv))
-        if code == 2:
-            remove_unused(os.environ.get(RUN_DIR_VARIABLE))
-        return code
+        return exit_code(lambda: ToMeCLI(argv))
     finally:
         release()
 
@@ -433,7 +463,14 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
 
 
 def users_mistake(error: BaseException | None) -> BaseException | None:
-    """The user's mistake behind an error: the parser wraps what the classes it makes raise."""
+    """The user's mistake behind an error, which may be that Lightning refuses a run."""
+    found = _named_mistake(error)
+    refused = refusal(error) if found is None else None
+    return found if refused is None else UsageError(refused)
+
+
+def _named_mistake(error: BaseException | None) -> BaseException | None:
+    # The parser wraps what the classes it makes raise.
     while error is not None and not isinstance(error, USER_ERRORS):
         error = error.__cause__ or error.__context__
     return error
@@ -483,15 +520,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def slow_in_half_precision(trainer: Any) -> bool:
-    """Whether a trainer would emulate bfloat16 or float16 on an x86 CPU before AVX-512."""
-    half = str(trainer.precision).endswith("-mixed")
-    cpu = trainer.accelerator == "cpu" or (
-        trainer.accelerator == "auto" and not torch.accelerator.is_available()
-    )
-    return half and cpu and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
 
 
 @contextlib.contextmanager
