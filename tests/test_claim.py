@@ -5,17 +5,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.claim import LOCK, claim, release
-from tome_lightning.run import RUN_DIR_VARIABLE, make_run_dir, remove_unused
+from tome_lightning.leftovers import held, remove_unused
+from tome_lightning.run import RUN_DIR_VARIABLE, make_run_dir
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks files in another way")
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from tome_lightning.claim import claim
 claim(Path(sys.argv[1]))
 print("held", flush=True)
@@ -80,7 +83,7 @@ def test_a_directory_that_holds_a_lock_alone_is_empty_and_goes_when_it_is_unused
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).touch()
     assert make_run_dir("run", None, resuming=False) == Path("run")
-    remove_unused("run")
+    remove_unused(Path("run"), held(Path("run")))
     assert not Path("run").exists()
 
 
@@ -104,3 +107,23 @@ def test_a_place_that_is_no_folder_is_said_not_tried_for_ever(place, why):
         Path(place).touch()
     with pytest.raises(UsageError, match=f"{place} {why}"):
         make_run_dir(None, "x", False)
+
+
+def take(start: Any, found: Any) -> None:
+    start.wait()
+    found.put(str(make_run_dir(None, "x", False)))
+
+
+def test_the_runs_of_a_job_array_get_a_directory_each(monkeypatch):
+    """As many as start at once, each a task of its own of SLURM."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    context = multiprocessing.get_context("fork")
+    start, found = context.Barrier(8), context.Queue()
+    runs = [context.Process(target=take, args=(start, found)) for _ in range(8)]
+    for run in runs:
+        run.start()
+    taken = {found.get(timeout=60) for _ in runs}
+    for run in runs:
+        run.join()
+    assert taken == {f"runs/x/{number}" for number in range(8)}

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from PIL import Image as PILImage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.models.vision_transformer import VisionTransformer
@@ -22,8 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tome_lightning import FineTune, callbacks
 from tome_lightning.__main__ import main
-from tome_lightning.checkpoint_io import AtomicCheckpointIO
-from tome_lightning.cli import ToMeCLI, _plugins
+from tome_lightning.cli import ToMeCLI
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -711,19 +709,6 @@ def test_the_summary_says_which_r_was_measured_and_which_trained(run):
     assert code == 0, err
     summary = summary_of(Path("out"))
     assert (summary["r"], summary["train_r"], summary["plan"]) == (2, 4, [2, 2, 2])
-
-
-def test_on_slurm_lightning_does_not_requeue_by_itself(monkeypatch):
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert [type(plugin) for plugin in _plugins([])] == [AtomicCheckpointIO]
-    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}.items():
-        monkeypatch.setenv(name, value)
-    assert _plugins([])[-1].auto_requeue is False
-    own = SLURMEnvironment(auto_requeue=True)
-    assert _plugins([own])[0] is own
-    assert len(_plugins([own])) == 2
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "torchrun within a job")
-    assert [type(plugin) for plugin in _plugins([])] == [AtomicCheckpointIO]
 
 
 @pytest.mark.slow

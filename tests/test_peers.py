@@ -12,7 +12,10 @@ import torch
 from tome_lightning.agreement import Agreement
 from tome_lightning.peers import LOST, lost_peer, rank, started_by_first
 
-VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID")
+VARIABLES = (
+    "RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK",
+    "OMPI_COMM_WORLD_RANK", "PMI_RANK",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,9 @@ def alone(monkeypatch):
         ({"LOCAL_RANK": "1"}, 1, True),  # Lightning's own launcher sets no other
         ({"LOCAL_RANK": "1", "RANK": "9", "TORCHELASTIC_RUN_ID": "x"}, 9, False),
         ({"SLURM_PROCID": "3"}, 3, False),
+        ({"JSM_NAMESPACE_RANK": "5"}, 5, False),
+        ({"OMPI_COMM_WORLD_RANK": "2"}, 2, False),
+        ({"RANK": "0", "LOCAL_RANK": "2"}, 2, False),  # RANK of a machine, which starts its own
         ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1, True),  # Lightning's, in a shell on SLURM
         (
             {"SLURM_PROCID": "1", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"},

@@ -41,6 +41,11 @@ class ToMeCallback(Callback):
             and backward on the last batch; 0 leaves it out.
     """
 
+    LOGGED = (  # a run's names that are no metric of its task
+        "train/lr", "tome/r", "tome/tokens_out", "tome/step_ms", "tome/data_ms", "tome/samples_per_s",
+        "tome/peak_mem_mib",
+    )  # fmt: skip
+
     def __init__(
         self,
         schedule: RSchedule = CONSTANT,

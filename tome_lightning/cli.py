@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,6 @@ import torchmetrics
 import torchvision
 import yaml
 from jsonargparse import ActionYesNo, ArgumentError, set_parsing_settings
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -51,10 +48,18 @@ from tome_lightning.claim import release
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
+from tome_lightning.launch import check_launch, cluster_plugins
+from tome_lightning.leftovers import held, remove_unused
 from tome_lightning.memory import out_of_memory
 from tome_lightning.overrides import Objects
 from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
+from tome_lightning.preflight import (
+    check_monitors,
+    check_options,
+    refusal,
+    slow_in_half_precision,
+)
 from tome_lightning.resume import (
     check_left_out,
     checkpoint_config,
@@ -62,9 +67,10 @@ from tome_lightning.resume import (
     describe_taken,
     find_checkpoint,
     not_restored,
+    overruled,
     run_dir_of,
 )
-from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
+from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, escape_messages, say
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
@@ -104,10 +110,24 @@ class ToMeCLI(LightningCLI):
     Precedence, later wins: checkpoint (``--ckpt_path``), recipes in their order, command line.
     """
 
+    record: RunRecord | None = None
+    ckpt_path: Path | None = None
+    overruled: Sequence[str] = ()  # of the checkpoint's options
+
     def __init__(self, argv: list[str], objects: Objects | None = None) -> None:
+        self.objects = objects or Objects()  # beside what the words name
+        try:
+            self._run_verb(argv)
+        except BaseException as error:
+            self._leave_nothing()
+            unrestored = not_restored(error, self.overruled, self.ckpt_path)
+            if unrestored is not None and _named_mistake(error) is None:
+                raise UsageError(unrestored) from error
+            raise
+
+    def _run_verb(self, argv: list[str]) -> None:
         self.verb, *rest = argv
         verb = self.verb
-        self.objects = objects or Objects()  # beside what the words name
         arguments = read_arguments(rest, verb)
         self.recipe = arguments.recipe
         self.ckpt_path = arguments.ckpt_path
@@ -221,6 +241,7 @@ class ToMeCLI(LightningCLI):
             left_out = check_left_out(self.left_out, now, self.words, self.ckpt_path)
             _say(left_out) if left_out else None
         if self.from_checkpoint:
+            self.overruled = overruled(self.from_checkpoint, config.as_dict())
             _say(describe_taken(self.from_checkpoint, config.as_dict(), self.ckpt_path))
         given = any(re.match(r"--trainer[._]precision\b", word) for word in self.words)
         if not given and slow_in_half_precision(config.trainer):
@@ -230,7 +251,9 @@ class ToMeCLI(LightningCLI):
             )
             config.trainer.precision = "32-true"
         check_strategy(config.trainer.strategy)
+        check_options(config.trainer.as_dict())
         self.run_dir = self._make_run_dir(config.run_dir)
+        self.held = held(self.run_dir)
         saved = config.clone()
         saved.run_dir = None  # a new run made from config.yaml gets a directory of its own
         for name in ("recipe", "resume", "init_from"):
@@ -251,12 +274,18 @@ class ToMeCLI(LightningCLI):
             _say(f"{self.ckpt_path} is not the newest of its run: going on in another directory")
         return make_run_dir(given, self.recipe, resuming=True, own=own)
 
+    def _leave_nothing(self) -> None:
+        """Remove what was written of a run that has not begun."""
+        if hasattr(self, "held") and not (self.record and self.record.began):
+            remove_unused(self.run_dir, self.held)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand != "fit" and isinstance(self.datamodule, LabelledData):
             self.datamodule.take_classes(self.class_names, self.model.task.num_classes)
         trainer_config = self._get(self.config_init, "trainer")
         tome, save = self._get(self.config_init, "tome"), self._get(self.config_init, "save")
-        extra: list[Any] = [RunRecord(self.run_dir, self.config_yaml, self.recipe, tome), Peers()]
+        self.record = RunRecord(self.run_dir, self.config_yaml, self.recipe, tome)
+        extra: list[Any] = [self.record, Peers()]
         best: list[Any] = []
         if self.subcommand == "fit" and trainer_config["enable_checkpointing"] is not False:
             folder = self.run_dir / "checkpoints"
@@ -285,7 +314,8 @@ class ToMeCLI(LightningCLI):
         keep_apart(callbacks, self.run_dir / "checkpoints")
         trainer_config["callbacks"] = [*best, *callbacks, *extra]  # best.ckpt first of all saving
         check_states([*trainer_config["callbacks"], tome, save])
-        trainer_config["plugins"] = _plugins(_as_list(trainer_config["plugins"]))
+        given = _as_list(trainer_config["plugins"])
+        trainer_config["plugins"] = [*given, AtomicCheckpointIO(), *cluster_plugins(given)]
         self.model.restoring = self.ckpt_path is not None
         self.model.keep_effective_batch = self._get(self.config, "keep_effective_batch")
         config = yaml.safe_load(self.config_yaml)
@@ -297,7 +327,7 @@ class ToMeCLI(LightningCLI):
             **{name: config[name] for name in sections},
         }
         try:
-            return super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
+            trainer = super().instantiate_trainer(default_root_dir=self.run_dir, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             if not torch.cuda.is_available() and trainer_config["accelerator"] in ("gpu", "cuda"):
                 raise UsageError(
@@ -305,6 +335,10 @@ class ToMeCLI(LightningCLI):
                     f"{torch.__version__} sees no CUDA device. Use --trainer.accelerator cpu or auto."
                 ) from error
             raise UsageError(f"Lightning refuses these trainer options: {error}") from error
+        check_launch(trainer)
+        if self.subcommand == "fit":
+            check_monitors(trainer, callbacks, self.model)
+        return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
@@ -314,10 +348,7 @@ def main(argv: list[str]) -> int:
     """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
     try:
-        code = exit_code(lambda: ToMeCLI(argv))
-        if code in (2, 128 + signal.SIGINT):
-            remove_unused(os.environ.get(RUN_DIR_VARIABLE))
-        return code
+        return exit_code(lambda: ToMeCLI(argv))
     finally:
         release()
 
@@ -392,7 +423,14 @@ def _tell_interrupted() -> int:
 
 
 def users_mistake(error: BaseException | None) -> BaseException | None:
-    """The user's mistake behind an error: the parser wraps what the classes it makes raise."""
+    """The user's mistake behind an error, which may be that Lightning refuses a run."""
+    found = _named_mistake(error)
+    refused = refusal(error) if found is None else None
+    return found if refused is None else UsageError(refused)
+
+
+def _named_mistake(error: BaseException | None) -> BaseException | None:
+    # The parser wraps what the classes it makes raise.
     while error is not None and not isinstance(error, USER_ERRORS):
         error = error.__cause__ or error.__context__
     return error
@@ -433,18 +471,6 @@ def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
     return path
 
 
-def _plugins(given: list[Any]) -> list[Any]:
-    """The user's plugins and ours: whole checkpoints, and no requeueing by Lightning on SLURM.
-
-    Lightning's saves from within a signal's handler, wherever the step is; `SaveLast` waits for its end.
-    """
-    plugins = [*given, AtomicCheckpointIO()]
-    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    if slurm and not any(isinstance(plugin, ClusterEnvironment) for plugin in given):
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return plugins
-
-
 def _say(words: str) -> None:
     if rank() == 0:
         say(words)
@@ -454,15 +480,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def slow_in_half_precision(trainer: Any) -> bool:
-    """Whether a trainer would emulate bfloat16 or float16 on an x86 CPU before AVX-512."""
-    half = str(trainer.precision).endswith("-mixed")
-    cpu = trainer.accelerator == "cpu" or (
-        trainer.accelerator == "auto" and not torch.accelerator.is_available()
-    )
-    return half and cpu and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tome_lightning.launch import launched
+
 TORCH_DISTRIBUTED = Path(torch.distributed.__file__).parent
 PATIENCE = 20.0  # seconds that processes have to end by themselves
 # What gloo, NCCL and the store say when the other end of a connection is gone: nothing else they say
@@ -31,8 +33,11 @@ COLLECTIVE = re.compile(r"gloo|pair\.cc|NCCL|TCPStore")  # of the backward pass,
 def rank() -> int:
     """The number of this process, 0 the first, before any strategy is set up."""
     if os.environ.get("RANK", "").isdigit():  # torchrun, which may itself run under SLURM
-        return int(os.environ["RANK"])
-    numbers = [os.environ.get(name, "") for name in ("SLURM_PROCID", "LOCAL_RANK")]
+        names = ["RANK"]
+    else:
+        names = ["SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
+    # no process has a larger number on its machine than over all machines
+    numbers = [os.environ.get(name, "") for name in (*names, "LOCAL_RANK")]
     return max([0, *(int(number) for number in numbers if number.isdigit())])
 
 
@@ -40,8 +45,7 @@ def one_of_several() -> bool:
     """Whether there are other processes in this run."""
     if torch.distributed.is_initialized():  # Lightning takes WORLD_SIZE back as it tears down
         return torch.distributed.get_world_size() > 1
-    counts = [os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_NTASKS")]
-    return any(int(count) > 1 for count in counts if count.isdigit())
+    return launched().processes > 1
 
 
 def started_by_first() -> bool:

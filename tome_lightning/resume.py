@@ -239,14 +239,25 @@ def check_left_out(
     return f"The checkpoint's run had {told}, which this one has not" if told else None
 
 
-def not_restored(error: BaseException) -> str | None:
+def not_restored(
+    error: BaseException, options: Sequence[str] = (), path: Path | None = None
+) -> str | None:
     """One line where a checkpoint could be read but not restored: it is of another model, or malformed.
 
     Args:
         error: What ended a run.
+        options: Those of the checkpoint that the run was given others for, see `overruled`.
+        path: The checkpoint.
     """
+    of_model = [option for option in options if option.startswith("model.")]
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.endswith(CONNECTOR) and frame.name.lstrip("_").startswith("res"):
+            if of_model:
+                return (
+                    f"{path} is of another model or optimizer than this run's: {', '.join(of_model)}. "
+                    "Leave that out to go on with it; weights to start another run from go to "
+                    "--init_from."
+                )
             what = " ".join(str(error).split())[:300]
             return (
                 f"The checkpoint cannot be restored: {type(error).__name__}: {what}. Is it of a model "
@@ -262,18 +273,25 @@ def _last(path: str) -> str:
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:
     """Which values came from the checkpoint, and which of its values were overruled."""
-    taken, overruled = [], []
-    for key, value in sorted(_flat(saved).items()):
-        now = _flat(used).get(key)
-        if now == value:
-            taken.append(f"{key}={value}")
-        else:
-            overruled.append(f"{key}={now} (the checkpoint has {value})")
+    now, others = _flat(used), overruled(saved, used)
+    taken = [
+        f"{key}={value}" for key, value in sorted(_flat(saved).items()) if now.get(key) == value
+    ]
     lines = [f"Taken from {path}:", *textwrap.wrap(", ".join(taken), 100, **INDENT)]
-    if overruled:
+    if others:
         lines.append("Overruled by recipe or command line:")
-        lines += textwrap.wrap(", ".join(overruled), 100, **INDENT)
+        lines += textwrap.wrap(", ".join(others), 100, **INDENT)
     return "\n".join(lines)
+
+
+def overruled(saved: dict[str, Any], used: dict[str, Any]) -> list[str]:
+    """Options that a run has other values of than the checkpoint, each with both values."""
+    before, now = _flat(saved), _flat(used)
+    others = {key: f"has {value}" for key, value in before.items() if now.get(key) != value}
+    # a checkpoint has of timm's options those that its run was given
+    news = [key for key in now if key.startswith("model.vit.") and key not in before]
+    others |= dict.fromkeys(news if before else [], "does not set it")
+    return [f"{key}={now.get(key)} (the checkpoint {what})" for key, what in sorted(others.items())]
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

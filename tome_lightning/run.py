@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.checkpoint_io import write_text
 from tome_lightning.claim import LOCK, claim
 from tome_lightning.environment import environment
+from tome_lightning.leftovers import HPARAMS, held
 from tome_lightning.overview import run_facts, screen
 from tome_lightning.peers import rank
 from tome_lightning.saving import LAST
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 # Set for the processes that Lightning starts on this machine, so that all name the same directory.
 RUN_DIR_VARIABLE = "TOME_LIGHTNING_RUN_DIR"
 BAD_FILES = "bad_files.json"
-HPARAMS = "hparams.yaml"
 SPEED = (
     "step_ms", "data_ms", "peak_mem_mib", "waiting_share", "limited_by", "dense_against_merged",
     "speed_by_r",
@@ -123,27 +122,13 @@ def _check_links(path: Path) -> None:
 
 
 def _named(path: Path, resuming: bool) -> Path:
-    held = {child.name for child in path.iterdir()} - {LOCK} if path.is_dir() else set()
-    if held and not resuming:
+    if held(path) - {LOCK} and not resuming:
         raise UsageError(
             f"The run directory {path} is not empty. Name another with --run_dir, leave it out for a "
             "new runs/<recipe>/<n>, or go on with the run in it: --resume auto."
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def remove_unused(directory: str | None) -> None:
-    """Remove the directory of a run that never started, so that its name is free again."""
-    if directory is None or not Path(directory).is_dir():
-        return
-    files = [file for file in Path(directory).iterdir() if file.name != LOCK]
-    if all(file.name.startswith("events.out.tfevents") for file in files):
-        for file in files:
-            file.unlink()
-        (Path(directory) / LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a mount point, say
-            Path(directory).rmdir()
 
 
 def _numbered(parent: Path) -> Path:
@@ -177,6 +162,7 @@ class RunRecord(Callback):
         self.config = config
         self.recipe = recipe
         self.tome = tome
+        self.began = False  # whether a batch was trained or measured on
         self.metrics: dict[str, float] = {}
         self.counted = ""  # what they were measured on
 
@@ -197,6 +183,13 @@ class RunRecord(Callback):
         if module.saved_progress is not None and module.saved_progress.validation_due:
             for logger in trainer.loggers:
                 logger.log_metrics(module.saved_logs, module.saved_progress.steps - 1)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self.began |= not trainer.sanity_checking
+
+    on_validation_batch_start = on_train_batch_start
+    on_test_batch_start = on_train_batch_start
+    on_predict_batch_start = on_train_batch_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -236,6 +229,7 @@ class RunRecord(Callback):
     ) -> None:
         if (
             trainer.state.fn != "fit"
+            or not self.began
             or not trainer.global_step
             or getattr(trainer, "fast_dev_run", False)
         ):

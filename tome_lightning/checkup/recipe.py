@@ -193,7 +193,7 @@ def _first_batch(data: LabelledData, split: str) -> Tensor:
 def _trainer(plan: Any) -> Iterator[Finding]:
     import torch
 
-    from tome_lightning.cli import slow_in_half_precision
+    from tome_lightning.preflight import slow_in_half_precision
 
     options, module = plan.trainer_options, plan.model
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

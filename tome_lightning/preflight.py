@@ -1,0 +1,162 @@
+"""What is looked at before a run starts, and what is said where Lightning refuses it."""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from tome_lightning.arguments import UsageError
+from tome_lightning.callbacks import ToMeCallback
+
+if TYPE_CHECKING:
+    from tome_lightning.finetune import FineTune
+
+LIGHTNING = Path(lightning.__file__).parent
+OURS = ("lightning", "tome_lightning", "pytorch_lightning")  # whose callbacks' logs are known
+
+
+def check_options(trainer: Mapping[str, Any]) -> None:
+    """Refuse numbers that Lightning takes without looking, and what it would be given in vain.
+
+    Args:
+        trainer: The trainer's options.
+
+    Raises:
+        UsageError: For the first of them.
+    """
+    if trainer.get("default_root_dir") is not None:
+        raise UsageError(
+            "trainer.default_root_dir is not used: all that a run writes lies in its run directory, "
+            f"runs/RECIPE/N by default. Name another one: --run_dir {trainer['default_root_dir']}, and "
+            "--trainer.default_root_dir null where a recipe has it."
+        )
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = trainer.get(name)
+        if value is not None and value < 1:
+            raise UsageError(f"trainer.{name} must be 1 or more, got {value}.")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, (int, float)) and interval <= 0:
+        raise UsageError(
+            "trainer.val_check_interval must be above 0 (batches, or a share of an epoch), got "
+            f"{interval}. To train without validation: --trainer.limit_val_batches 0."
+        )
+
+
+def slow_in_half_precision(trainer: Any) -> bool:
+    """Whether a trainer would emulate bfloat16 or float16 on an x86 CPU before AVX-512."""
+    half = str(trainer.precision).endswith("-mixed")
+    cpu = trainer.accelerator == "cpu" or (
+        trainer.accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    return half and cpu and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+
+
+def check_monitors(trainer: Trainer, callbacks: Sequence[Any], module: FineTune) -> None:
+    """Refuse an `EarlyStopping` or `ModelCheckpoint` that waits for what is never logged.
+
+    Lightning tells it after the first epoch.
+
+    Args:
+        trainer: Of a fit.
+        callbacks: The user's.
+        module: What logs.
+
+    Raises:
+        UsageError: With the nearest names.
+    """
+    validates = trainer.limit_val_batches != 0
+    names = {*logged(module, validates)}
+    by_lightning = any(isinstance(callback, LearningRateMonitor) for callback in callbacks)
+    foreign = [c for c in callbacks if type(c).__module__.partition(".")[0] not in OURS]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or monitor is None:
+            continue
+        known = names | ({"epoch", "step"} if isinstance(callback, ModelCheckpoint) else set())
+        rate = by_lightning and monitor.startswith("lr")
+        if monitor not in known and not rate and getattr(callback, "strict", True):
+            _complain(type(callback).__name__, monitor, sorted(known), foreign, validates)
+        higher = validates and monitor in module.val_metrics.keys()  # noqa: SIM118  # with prefix
+        if higher and callback.mode == "min" and isinstance(callback, EarlyStopping):
+            rank_zero_warn(
+                f"EarlyStopping has mode min, but of {monitor} higher is better: the run would end as "
+                "soon as it is better. --trainer.callbacks.mode max"
+            )
+
+
+def logged(module: FineTune, validates: bool) -> Iterator[str]:
+    """Names that a fit logs: what callbacks may monitor."""
+    yield from ("train/loss", *ToMeCallback.LOGGED)
+    if validates:
+        yield from ("val/loss", "val/samples", *map(str, module.val_metrics.keys()))
+
+
+def _complain(
+    kind: str, monitor: str, known: list[str], foreign: list[Any], validates: bool
+) -> None:
+    near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.6)
+    told = f"{kind} monitors {monitor!r}, which this run does not log"
+    if foreign:
+        names = ", ".join(type(callback).__name__ for callback in foreign)
+        rank_zero_warn(f"{told}, unless {names} does")
+        return
+    if monitor.startswith("val/") and not validates:
+        raise UsageError(f"{told}: trainer.limit_val_batches is 0, so it does not validate.")
+    hint = f"Did you mean {near[0]}?" if near else f"It logs {', '.join(known)}."
+    raise UsageError(f"{told}. {hint}")
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """One line where Lightning refuses a run, itself or in one of its callbacks and loggers.
+
+    What it says in so many words (a package is missing, an option does not fit the data) is a user's to
+    mend; an error that merely passes through it is not.
+
+    Args:
+        error: What ended a run; the parser wraps what the objects it makes raise.
+    """
+    cause = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        place = _place(frames[-1].filename) if frames else None
+        said = isinstance(cause, Exception) and bool(frames) and _raises(frames[-1])
+        if place is None or not said:
+            place = _setting_up(frames)
+        if place is not None:
+            what = " ".join(str(cause).split())[:600]
+            return f"Lightning refuses this run ({place}): {what}"
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return None
+
+
+def _raises(frame: traceback.FrameSummary) -> bool:
+    return (frame.line or "").startswith("raise ")
+
+
+def _setting_up(frames: Sequence[traceback.FrameSummary]) -> str | None:
+    """The callback of Lightning's that fails as the trainer sets it up: it is not for this module."""
+    hooks = [i for i, frame in enumerate(frames) if frame.name == "_call_setup_hook"]
+    for frame in reversed(frames[hooks[0] :] if hooks else []):
+        place = _place(frame.filename)
+        if place is not None and place.startswith("callbacks."):
+            return place
+        if place is None and "tome_lightning" in Path(frame.filename).parts:
+            return None
+    return None
+
+
+def _place(file: str) -> str | None:
+    """A module of Lightning's by its name without the package's, e.g. ``callbacks.timer``."""
+    path = Path(file)
+    if not path.is_relative_to(LIGHTNING):
+        return None
+    return ".".join(path.relative_to(LIGHTNING).with_suffix("").parts[1:])
