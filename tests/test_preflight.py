@@ -140,7 +140,7 @@ FROM_LIGHTNING = {
     ),
     "two of one kind": (
         [f"--trainer.callbacks+={CALLBACKS}.EarlyStopping", "--trainer.callbacks.monitor=val/top1"] * 2,
-        "more than one stateful callback",
+        "that a checkpoint cannot tell apart",
     ),
     "no logger": (
         [f"--trainer.callbacks+={CALLBACKS}.LearningRateMonitor", "--trainer.logger=false"],

@@ -387,7 +387,7 @@ def exit_code(run: Callable[[], object]) -> int:
     except SIGTERMException:  # before training began, or in other verbs
         return 0 if started_by_first() else 128 + signal.SIGTERM
     except (KeyboardInterrupt, SystemExit) as stop:  # --help, --print_config
-        if interrupted(stop):
+        if isinstance(stop, KeyboardInterrupt) or interrupted(stop):
             return _tell_interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except RunStopped as stop:
@@ -412,7 +412,8 @@ def exit_code(run: Callable[[], object]) -> int:
         complain(unrestored or mistake)
         return 2
     # A scheduler that has asked need not start a finished run again; a shell's loop ends.
-    late = isinstance(done, ToMeCLI) and stop_asked(done.trainer.callbacks) == signal.SIGINT
+    callbacks = getattr(done.trainer, "callbacks", ()) if isinstance(done, ToMeCLI) else ()
+    late = stop_asked(callbacks) == signal.SIGINT
     return 128 + signal.SIGINT if late and not started_by_first() else 0
 
 
@@ -441,6 +442,8 @@ def _silence() -> None:
     escape_messages()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A resumed run goes on in its own directory.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Checkpoints are written by callbacks that an evaluation has no use for.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
