@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
@@ -21,6 +20,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
+from tome_lightning.averaging import check_averaging, start_averages
 from tome_lightning.batches import (
     accumulate_to,
     check_accumulation,
@@ -346,13 +346,14 @@ class FineTune(LightningModule):
             if self.keep_effective_batch:
                 accumulate_to(self.trainer, self.recipe_batch)
             check_accumulation(self.trainer)
+            check_averaging(self.trainer)
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
             self._load_weights(stage)
         if stage == "fit" and not (self._head_is_new or self.restoring):
             self._head_is_new = True
             self._init_head()
-            self._tell_averages()
+            start_averages(self.trainer, self)
         if self.compiles:
             self._check_compiles()
             compile_model(self.model)
@@ -533,13 +534,6 @@ class FineTune(LightningModule):
             if isinstance(head, nn.Linear):
                 nn.init.trunc_normal_(head.weight, std=self.head_init_std)
                 nn.init.zeros_(head.bias)
-
-    def _tell_averages(self) -> None:
-        # Lightning's weight averaging copies the module before its setup(), i.e. random weights.
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            average = getattr(callback, "_average_model", None)
-            if isinstance(callback, WeightAveraging) and average is not None:
-                average.module.load_state_dict(self.state_dict())
 
     def _freeze(self) -> None:
         if self.frozen == "positions":
