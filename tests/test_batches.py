@@ -4,8 +4,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from tome_lightning.batches import BatchError, accumulate_to, continued, effective_batch, factors
+from tome_lightning.batches import (
+    BatchError,
+    accumulate_to,
+    check_accumulation,
+    continued,
+    effective_batch,
+    factors,
+)
 from tome_lightning.optim import epoch_of_step, lr_at
 from tome_lightning.progress import Progress
 
@@ -50,6 +58,21 @@ def test_keep_effective_batch_refuses_what_cannot_be_reached():
         accumulate_to(trainer(100, 3), 1024)
     with pytest.raises(BatchError, match=r"give model\.effective_batch"):
         accumulate_to(trainer(), None)
+    run = trainer()
+    run.callbacks = [GradientAccumulationScheduler({2: 4})]
+    with pytest.raises(BatchError, match="same in every epoch"):
+        accumulate_to(run, 1024)
+
+
+def test_accumulation_is_fixed_or_scheduled():
+    run = trainer(4, processes=8, accumulate=4)
+    check_accumulation(run)
+    run.callbacks = [GradientAccumulationScheduler({2: 4})]
+    with pytest.raises(BatchError, match="accumulate_grad_batches is 4, and"):
+        check_accumulation(run)
+    run.accumulate_grad_batches = 1
+    check_accumulation(run)
+    assert [effective_batch(run, epoch) for epoch in (0, 1, 2)] == [32, 32, 128]
 
 
 def test_the_same_run_stays_where_it_was():

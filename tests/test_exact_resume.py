@@ -1,5 +1,6 @@
 """A run cut off anywhere and gone on with is the uninterrupted one, bit for bit."""
 
+import json
 import math
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+)
 
 from datamodules.base import LabelledData
 from datamodules.filelist import FileList
@@ -248,11 +253,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "workers": {"workers": 2},
     "max_steps": {"max_steps": 9, "max_epochs": -1},
     "frozen": {"freeze": "backbone"},
+    "scheduled accumulation": {"extra": [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})]},
 }
 # after a batch (5 is the last one of an epoch), in a validation, after one, as an epoch starts
 CUTS = [("batches", 4), ("batches", 5), ("batches", 8), ("validation", 1), ("validated", 1)]
 CUTS += [("epochs", 1)]
-ON_DEMAND = ("no validation", "validations within a group", "workers", "frozen")
+ON_DEMAND = (
+    "no validation", "validations within a group", "workers", "frozen", "scheduled accumulation",
+)  # fmt: skip
 
 
 @pytest.fixture(
@@ -387,3 +395,53 @@ def test_the_rates_of_the_command_line_beat_those_of_the_checkpoint(tmp_path: Pa
     groups = second.trainer.optimizers[0].param_groups
     assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
     assert before[4] != halved[4]
+
+
+def ended(run: Session) -> dict[str, Any]:
+    """The summary of a run that promised its steps, whose schedules ended where it did."""
+    groups = run.trainer.optimizers[0].param_groups
+    floor = [1e-6 * group["lr_scale"] for group in groups]
+    assert [group["lr"] for group in groups] == pytest.approx(floor, rel=1e-9)
+    assert run.module.progress() == pytest.approx(1)
+    summary: dict[str, Any] = json.loads((run.last.parent / "run" / "summary.json").read_text())
+    assert summary["steps_planned"] == run.trainer.global_step
+    return summary
+
+
+def test_scheduled_accumulation_goes_on_within_an_epoch(tmp_path: Path) -> None:
+    scheduler = GradientAccumulationScheduler({0: 1, 1: 2})
+    settings: dict[str, Any] = {"extra": [scheduler], "stop_at_max_steps": True}
+    whole = Session(tmp_path / "whole", **settings)
+    assert ended(whole)["effective_batch"] == BATCH
+    assert whole.trainer.global_step == 5 + 3 + 3
+    rates = [row[4][0] for _, row in sorted(whole.recorder.rows.items())]
+    assert rates[BATCHES - 1] == max(rates)  # after the warm-up of one epoch
+    first = Session(tmp_path / "cut", cut=("batches", 8), **settings)
+    second = Session(tmp_path / "cut", ckpt=str(first.last), **settings)
+    compare(whole, first, second)
+    ended(second)
+
+
+@pytest.mark.filterwarnings("ignore:.*goes on with")
+def test_epochs_of_another_length_go_on_at_the_rate_that_was(tmp_path: Path) -> None:
+    first = Session(tmp_path, cut=("batches", 5), limit_train_batches=3)
+    saved = torch.load(first.last, weights_only=True)["tome_lightning"]["progress"]
+    second = Session(tmp_path, ckpt=str(first.last), stop_at_max_steps=True)
+    first.recorder.rows.popitem()  # cut off in the fifth batch, before it was saved
+    lr = [row[4][0] for run in (first, second) for _, row in sorted(run.recorder.rows.items())]
+    assert lr[2] == max(lr)  # after the warm-up of one epoch
+    assert lr[2:] == sorted(lr[2:], reverse=True)
+    assert (saved["scheduled"], saved["first_batches"], saved["first_accumulate"]) == (4, 3, 1)
+    ended(second)
+    assert second.trainer.global_step == 4 + 4 + 5
+
+
+def test_a_checkpoint_of_before_the_schedules_had_a_count_goes_on(tmp_path: Path) -> None:
+    whole = Session(tmp_path / "whole", accumulate_grad_batches=2)
+    first = Session(tmp_path / "cut", cut=("batches", 8), accumulate_grad_batches=2)
+    saved = torch.load(first.last, weights_only=True)
+    for name in ("scheduled", "first_batches", "first_accumulate"):
+        del saved["tome_lightning"]["progress"][name]
+    torch.save(saved, first.last)
+    second = Session(tmp_path / "cut", ckpt=str(first.last), accumulate_grad_batches=2)
+    compare(whole, first, second)

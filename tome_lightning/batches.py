@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tome_lightning.pace import accumulation, accumulation_scheduler
 from tome_lightning.progress import Progress
 
 
@@ -14,23 +15,28 @@ class BatchError(ValueError):
     """Batches that do not go together: one line, what, got, why and the way out."""
 
 
-def effective_batch(trainer: Trainer) -> int:
-    """Samples per optimizer step: batch x repeats x accumulation x processes; 0 if not known."""
+def effective_batch(trainer: Trainer, epoch: int = 0) -> int:
+    """Samples per optimizer step: batch x repeats x accumulation x processes; 0 if not known.
+
+    Args:
+        trainer: With its datamodule.
+        epoch: Of the accumulation, where that is scheduled.
+    """
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "batch_size"):
         return 0
     per_process = data.batch_size * getattr(data, "repeat_aug", 1)
-    return int(per_process * trainer.accumulate_grad_batches * trainer.world_size)
+    return int(per_process * accumulation(trainer, epoch) * trainer.world_size)
 
 
-def factors(trainer: Trainer) -> str:
+def factors(trainer: Trainer, epoch: int = 0) -> str:
     """What the effective batch is the product of, in words."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     words = [
         f"{data.batch_size} a process",
         *([f"{data.repeat_aug} repeats"] if hasattr(data, "repeat_aug") else []),
         f"{trainer.world_size} processes",
-        f"{trainer.accumulate_grad_batches} accumulated",
+        f"{accumulation(trainer, epoch)} accumulated",
     ]
     return " x ".join(words)
 
@@ -46,6 +52,11 @@ def accumulate_to(trainer: Trainer, wanted: int | None) -> None:
             "--keep_effective_batch has to know which: give model.effective_batch, the samples in an "
             "optimizer step that the learning rate was found for."
         )
+    if accumulation_scheduler(trainer) is not None:
+        raise BatchError(
+            "--keep_effective_batch accumulates the same in every epoch, and trainer.callbacks has a "
+            "GradientAccumulationScheduler, which does not. Leave one of them out."
+        )
     trainer.accumulate_grad_batches = 1
     one = effective_batch(trainer)
     if not one or wanted % one:
@@ -57,12 +68,27 @@ def accumulate_to(trainer: Trainer, wanted: int | None) -> None:
     trainer.accumulate_grad_batches = wanted // one
 
 
-def this_run(trainer: Trainer, epoch_batches: int) -> Progress:
+def check_accumulation(trainer: Trainer) -> None:
+    """Refuse what Lightning would refuse once the data is loaded, and not in a line.
+
+    Raises:
+        BatchError: Accumulation is both fixed and scheduled.
+    """
+    fixed = trainer.accumulate_grad_batches
+    if fixed != 1 and accumulation_scheduler(trainer) is not None:
+        raise BatchError(
+            f"trainer.accumulate_grad_batches is {fixed}, and trainer.callbacks has a "
+            "GradientAccumulationScheduler, which sets it for each epoch. Leave one of them out."
+        )
+
+
+def this_run(trainer: Trainer, epoch_batches: int, epoch: int = 0) -> Progress:
     """The batches of this run, before the first of them.
 
     Args:
         trainer: With its datamodule set up.
         epoch_batches: Batches in an epoch where the datamodule cannot tell.
+        epoch: Of the accumulation, where that is scheduled.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "train_batches"):
@@ -74,11 +100,11 @@ def this_run(trainer: Trainer, epoch_batches: int) -> Progress:
         epoch=0,
         batches=0,
         epoch_batches=epoch_batches,
-        accumulate=trainer.accumulate_grad_batches,
+        accumulate=accumulation(trainer, epoch),
         steps=0,
         batch=getattr(data, "batch_size", 0) * trainer.world_size,
         processes=trainer.world_size,
-        effective=effective_batch(trainer),
+        effective=effective_batch(trainer, epoch),
     )
 
 
@@ -88,13 +114,13 @@ def continued(trainer: Trainer, saved: Progress) -> Progress:
     Raises:
         BatchError: An optimizer step has another number of samples now.
     """
-    now = this_run(trainer, saved.epoch_batches)
+    now = this_run(trainer, saved.epoch_batches, saved.epoch)
     if saved.effective and now.effective and saved.effective != now.effective:
         raise BatchError(
             f"The checkpoint was trained with an effective batch of {saved.effective}, this run has "
-            f"{now.effective} = {factors(trainer)}: its steps and learning rates would not go on from "
-            "there. Use --keep_effective_batch, or batches and devices as before, or start anew from "
-            "its weights with --init_from."
+            f"{now.effective} = {factors(trainer, saved.epoch)}: its steps and "
+            "learning rates would not go on from there. Use --keep_effective_batch, or batches and "
+            "devices as before, or start anew from its weights with --init_from."
         )
     then = (saved.processes, saved.batch, saved.epoch_batches)
     if then != (now.processes, now.batch, now.epoch_batches):

@@ -28,8 +28,8 @@ CONSTANT = RSchedule()
 class ToMeCallback(Callback):
     """Sets r during training and measures every r used.
 
-    r is a pure function of progress: resuming restores nothing, and all processes agree without a
-    message. Batches of one optimizer step share their r. Logged: ``tome/r`` (mean over blocks),
+    r is a pure function of progress, which checkpoints hold: all processes agree without a message.
+    Batches of one optimizer step share their r. Logged: ``tome/r`` (mean over blocks),
     ``tome/tokens_out``, ``tome/step_ms``, ``tome/data_ms``, ``tome/samples_per_s`` and
     ``tome/peak_mem_mib``, medians over recent steps.
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -20,11 +19,20 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
-from tome_lightning.batches import accumulate_to, continued, effective_batch, factors, this_run
+from tome_lightning.averaging import check_averaging, start_averages
+from tome_lightning.batches import (
+    accumulate_to,
+    check_accumulation,
+    continued,
+    effective_batch,
+    factors,
+    this_run,
+)
 from tome_lightning.compiling import OneShape, compile_model, equal_parts
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
-from tome_lightning.optim import epoch_of_step, layer_decay_groups, lr_at, lr_at_step
+from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
+from tome_lightning.pace import Pace, accumulation
 from tome_lightning.preprocessing import difference
 from tome_lightning.progress import (
     PendingValidation,
@@ -173,6 +181,8 @@ class FineTune(LightningModule):
         self.restoring: bool | None = None
         self.saved_progress: Progress | None = None  # of the checkpoint that was loaded
         self.saved_logs: dict[str, float] = {}  # what its last step has logged
+        self.begun_at: Progress | None = None  # the same in batches of this run
+        self._pace: Pace | None = None
         self._guard = LossGuard(non_finite)
         self._pending = PendingValidation()
         self._run_in_evaluation = OneShape()
@@ -331,19 +341,28 @@ class FineTune(LightningModule):
             self._check_labels(getattr(data, "multi_label", False))
         self._check_shape(getattr(data, "sample_shape", None))
         self.follow(data)
-        if stage == "fit" and self.keep_effective_batch:
-            accumulate_to(self.trainer, self.recipe_batch)
+        if stage == "fit":
+            if self.keep_effective_batch:
+                accumulate_to(self.trainer, self.recipe_batch)
+            check_accumulation(self.trainer)
+            check_averaging(self.trainer)
         stage = str(getattr(stage, "value", stage))  # Lightning passes an enum
         if stage == "fit" or self.restoring is False:
             self._load_weights(stage)
         if stage == "fit" and not (self._head_is_new or self.restoring):
             self._head_is_new = True
             self._init_head()
-            self._tell_averages()
+            start_averages(self.trainer, self)
         if self.compiles:
             compile_model(self.model)
 
     def on_train_start(self) -> None:
+        if self._pace is None or not self.trainer.global_step:
+            self._pace = Pace.of(self.trainer)
+        # Lightning's scheduler of it is not asked in an epoch that a run is resumed in.
+        self.trainer.accumulate_grad_batches = accumulation(
+            self.trainer, self.trainer.current_epoch
+        )
         self._take_current_rates()
         self._pending.started(self.trainer)
         self.keep_frozen_in_eval()  # Lightning leaves out on_train_epoch_start where a run is resumed
@@ -507,13 +526,6 @@ class FineTune(LightningModule):
                 nn.init.trunc_normal_(head.weight, std=self.head_init_std)
                 nn.init.zeros_(head.bias)
 
-    def _tell_averages(self) -> None:
-        # Lightning's weight averaging copies the module before its setup(), i.e. random weights.
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            average = getattr(callback, "_average_model", None)
-            if isinstance(callback, WeightAveraging) and average is not None:
-                average.module.load_state_dict(self.state_dict())
-
     def _freeze(self) -> None:
         if self.frozen == "positions":
             for name, parameter in self.vit.named_parameters():
@@ -579,16 +591,6 @@ class FineTune(LightningModule):
             group.update(initial_lr=lr, lr=now, weight_decay=decay, betas=self.betas)
 
     def _describe_optimization(self, peak: float) -> str:
-        parameters = list(self.vit.named_parameters())
-        total = sum(p.numel() for _, p in parameters)
-        trained = sum(p.numel() for _, p in parameters if p.requires_grad)
-        lines = [f"ViT: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"]
-        if trained < total:
-            names: dict[bool, list[str]] = {True: [], False: []}
-            for name, p in parameters:
-                names[p.requires_grad].append(name)
-            told = len(names[True]) <= len(names[False])  # whichever are fewer
-            lines.append(f"  {'trained' if told else 'frozen'}: {', '.join(names[told])}")
         batch = effective_batch(self.trainer)
         line = f"Learning rate {peak:g} "
         if self.lr is None:
@@ -603,48 +605,34 @@ class FineTune(LightningModule):
             line += (
                 f"; the recipe's is {self.recipe_batch}, which --keep_effective_batch accumulates"
             )
-        return "\n".join([*lines, line])
+        return f"{describe_trained(self.vit)}\n{line}"
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Called after each optimizer step: r and the learning rate move on."""
+        if self._pace is not None:
+            self._pace = self._pace.stepped(self.trainer)
+        super().lr_scheduler_step(scheduler, metric)
 
     def _lr_factor(self, step: int, peak: float) -> float:
-        if self.lr_schedule == "videomae":
-            return self._lr_of_table(step, peak) / peak
-        # Step 0 needs no loader: the trainer's estimated_stepping_batches would build one here, and
-        # drop the position a resumed loader had.
-        epoch = self._epoch(step) if step else 0.0
-        total = self.trainer.max_epochs or -1
-        epochs = (
-            total
-            if total > 0
-            else self._epoch(self._pending.max_steps(self.trainer))
-            if step
-            else 1.0
-        )
-        return lr_at(epoch, peak, self.min_lr, self.warmup_epochs, epochs) / peak
-
-    def _lr_of_table(self, step: int, peak: float) -> float:
-        if not step:  # needs no loader, see _lr_factor
-            return 0.0 if self.warmup_epochs else peak
-        an_epoch = self._steps_per_epoch()
-        epochs = self.trainer.max_epochs or -1
-        steps = epochs * an_epoch if epochs > 0 else self._pending.max_steps(self.trainer)
-        return lr_at_step(step, an_epoch, peak, self.min_lr, self.warmup_epochs, steps)
-
-    def _steps_per_epoch(self) -> int:
-        batches = int(self.trainer.num_training_batches)
-        return -(-batches // self.trainer.accumulate_grad_batches)
-
-    def _epoch(self, step: int) -> float:
-        batches = int(self.trainer.num_training_batches)
-        return epoch_of_step(step, batches, self.trainer.accumulate_grad_batches)
+        table = self.lr_schedule == "videomae"
+        if not step or self._pace is None:
+            # Before the run knows its epochs. Not the trainer's estimated_stepping_batches: that would
+            # build a loader here, and drop the position a resumed one had.
+            if table:
+                return 0.0 if self.warmup_epochs else 1.0
+            epochs = self.trainer.max_epochs or -1
+            return lr_at(0.0, peak, self.min_lr, self.warmup_epochs, max(1, epochs)) / peak
+        pace, ends = self._pace, (peak, self.min_lr, self.warmup_epochs)
+        end = pace.end(self.trainer, self._pending.max_steps(self.trainer))
+        if table:
+            return lr_at_step(pace.done, pace.epoch_steps, *ends, end) / peak
+        return lr_at(pace.epoch(), *ends, pace.epoch(end)) / peak
 
     def progress(self) -> float:
-        """Share of the optimizer steps of this run that are done, 0 to 1."""
-        max_steps = self._pending.max_steps(self.trainer)
-        limits = [max_steps] if max_steps > 0 else []
-        epochs = self.trainer.max_epochs or -1
-        if epochs > 0:
-            limits.append(epochs * self._steps_per_epoch())
-        return min(1.0, self.trainer.global_step / min(limits)) if limits else 0.0
+        """Share of this run's training that is done, 0 to 1, in steps as fractions of their epochs."""
+        if self._pace is None:
+            return 0.0
+        return self._pace.share(self.trainer, self._pending.max_steps(self.trainer))
 
     @property
     def _fitting(self) -> bool:
@@ -655,6 +643,8 @@ class FineTune(LightningModule):
         if self._fitting:
             self._guard.settle(Path(self.trainer.default_root_dir))
             progress = progress_of(self.trainer, this_run(self.trainer, 0))
+            if progress is not None and self._pace is not None:
+                progress = progress.at(self._pace)
             logged = logged_last(self.trainer)
             if self.saved_progress is not None and progress is not None:
                 resumed_here = self.saved_progress.steps == progress.steps  # not a step further yet
@@ -679,6 +669,7 @@ class FineTune(LightningModule):
         if not self._fitting:
             return
         self.saved_progress = Progress.read(checkpoint)
+        self.begun_at = self._pace = None
         if self.saved_progress is None and ours.get("progress"):
             raise FineTuneError(
                 "The checkpoint says where its run stood in the way of another version "
@@ -687,7 +678,9 @@ class FineTune(LightningModule):
             )
         if self.saved_progress is not None:
             self.saved_logs = ours.get("logged", {})
-            set_loops(checkpoint["loops"]["fit_loop"], continued(self.trainer, self.saved_progress))
+            self.begun_at = continued(self.trainer, self.saved_progress)
+            self._pace = self.begun_at.pace
+            set_loops(checkpoint["loops"]["fit_loop"], self.begun_at)
             self._pending.insist(self.trainer, self.saved_progress)
         keep_own_paths(checkpoint["callbacks"], self.trainer)
         for state in checkpoint.get("optimizer_states", ()):

@@ -30,14 +30,14 @@ def lr_at(epoch: float, lr: float, min_lr: float, warmup_epochs: float, epochs: 
 
 
 def lr_at_step(
-    step: int, steps_per_epoch: int, lr: float, min_lr: float, warmup_epochs: float, steps: int
+    step: float, steps_per_epoch: int, lr: float, min_lr: float, warmup_epochs: float, steps: float
 ) -> float:
     """VideoMAE's schedule, a table over steps: ``linspace(0, lr, warmup_steps)``, then half a cosine.
 
     Both ends of the warm-up belong to it: its last step and the first one after it have the peak.
 
     Args:
-        step: Optimizer steps done.
+        step: Optimizer steps done; between two of them where epochs have changed, see `Pace`.
         steps_per_epoch: Optimizer steps of an epoch.
         lr: Peak learning rate.
         min_lr: Learning rate that the cosine goes to.
@@ -53,20 +53,20 @@ def lr_at_step(
     return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * done))
 
 
-def epoch_of_step(step: int, batches: int, accumulate: int) -> float:
+def epoch_of_step(step: float, batches: int, accumulate: int) -> float:
     """Fractional epoch at which an optimizer step is taken.
 
     MAE counts in batches: step k of an epoch is taken at ``k * accumulate / batches`` of it. Lightning
     also steps on the last, incomplete group of an epoch.
 
     Args:
-        step: Optimizer steps done.
+        step: Optimizer steps done; between two of them where epochs have changed, see `Pace`.
         batches: Batches a process sees per epoch.
         accumulate: Batches per optimizer step.
     """
     steps_per_epoch = math.ceil(batches / accumulate)
     epoch, k = divmod(step, steps_per_epoch)
-    return epoch + k * accumulate / batches
+    return epoch + min(1.0, k * accumulate / batches)  # a part of the last group may be left
 
 
 def layer_decay_groups(
@@ -102,6 +102,21 @@ def layer_decay_groups(
             layer_decay=layer_decay,
         )
     ]
+
+
+def describe_trained(vit: VisionTransformer) -> str:
+    """How many parameters are trained, and where some are not, which: those that are fewer."""
+    parameters = list(vit.named_parameters())
+    total = sum(p.numel() for _, p in parameters)
+    trained = sum(p.numel() for _, p in parameters if p.requires_grad)
+    lines = [f"ViT: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"]
+    if trained < total:
+        names: dict[bool, list[str]] = {True: [], False: []}
+        for name, p in parameters:
+            names[p.requires_grad].append(name)
+        told = len(names[True]) <= len(names[False])
+        lines.append(f"  {'trained' if told else 'frozen'}: {', '.join(names[told])}")
+    return "\n".join(lines)
 
 
 class _MAELayers:

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 
 from tome_lightning.batches import effective_batch, this_run
 from tome_lightning.environment import cores, cpu_model
+from tome_lightning.pace import accumulation_scheduler, steps_to_come
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune
@@ -43,7 +44,9 @@ def run_facts(
         facts["effective_batch"] = effective_batch(trainer) or None
         known = facts["effective_batch"] or module.lr is not None
         facts["peak_lr"] = module.peak_lr() if known else None
-        facts["steps_planned"], facts["epochs"] = _length(trainer)
+        facts["steps_planned"], facts["epochs"] = _length(trainer, module)
+        if (scheduler := accumulation_scheduler(trainer)) is not None:
+            facts["accumulate"] = {str(at): scheduler.scheduling[at] for at in scheduler.epochs}
     return facts
 
 
@@ -58,7 +61,7 @@ def screen(facts: dict[str, Any]) -> str:
     steps = facts.get("steps_planned")
     rows["data"] = samples or "of another data module"
     if steps:
-        rows["data"] += f"; {steps:,} steps of {facts['effective_batch'] or '?'} samples"
+        rows["data"] += f"; {steps:,} steps of {_batch_words(facts)} samples"
         rows["data"] += f" in {facts['epochs']} epochs" if facts["epochs"] else ""
     many = f"{facts['processes']} x " if facts["processes"] > 1 else ""
     rows["device"] = f"{many}{facts['device']}, {facts['precision']}"
@@ -133,15 +136,27 @@ def _verb(trainer: Trainer) -> str:
     return "" if trainer.state.fn is None else str(trainer.state.fn.value)
 
 
-def _length(trainer: Trainer) -> tuple[int | None, int | None]:
+def _batch_words(facts: dict[str, Any]) -> str:
+    """Samples of an optimizer step, where the accumulation changes from the epochs on that it does in."""
+    first, accumulate = facts["effective_batch"], facts.get("accumulate")
+    if not first or not accumulate:
+        return str(first or "?")
+    one = first // accumulate["0"]
+    later = [f"{one * n} from epoch {epoch} on" for epoch, n in accumulate.items() if epoch != "0"]
+    return ", ".join([str(first), *later])
+
+
+def _length(trainer: Trainer, module: FineTune) -> tuple[int | None, int | None]:
     """Optimizer steps of the whole run, and epochs where these end it; None for what is not known.
 
     Not the trainer's own estimate: that would make a loader here, and drop the place that a resumed one
     goes on from.
     """
-    epochs, limit = trainer.max_epochs or -1, trainer.max_steps
+    epochs, limit = trainer.max_epochs, trainer.max_steps
     batches = this_run(trainer, 0).epoch_batches
-    if not batches or epochs <= 0:
-        return (limit if limit > 0 else None), None
-    steps = -(-batches // trainer.accumulate_grad_batches) * epochs
-    return (limit, None) if 0 < limit < steps else (steps, epochs)
+    if not batches or epochs is None or epochs < 0:
+        return (limit if limit >= 0 else None), None
+    at = module.begun_at
+    place = (at.epoch, at.batches, at.steps) if at is not None else ()
+    steps = steps_to_come(trainer, batches, *place)
+    return (steps, None) if steps == limit else (steps, epochs)

@@ -19,11 +19,14 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from tome_lightning.pace import Pace, accumulation, steps_in
+
 PATHS = (
     "best_model_path",
     "kth_best_model_path",
     "last_model_path",
 )  # of a ModelCheckpoint's state
+PACE = {"scheduled", "first_batches", "first_accumulate"}  # later than the other fields
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Progress:
         processes: Training processes.
         effective: Samples, views of the same one counted, in an optimizer step; 0 if not known.
         validation_due: Whether a validation is to come before the next batch.
+        scheduled: Steps of the schedules that are done, see `Pace`.
+        first_batches: Batches in an epoch on each process as the run began.
+        first_accumulate: Batches in an optimizer step as the run began.
     """
 
     epoch: int
@@ -51,10 +57,27 @@ class Progress:
     processes: int
     effective: int
     validation_due: bool = False
+    scheduled: float = 0.0
+    first_batches: int = 0
+    first_accumulate: int = 0
 
-    def as_dict(self) -> dict[str, int | bool]:
+    def as_dict(self) -> dict[str, float | bool]:
         """Plain builtins, for a checkpoint."""
         return asdict(self)
+
+    @property
+    def pace(self) -> Pace:
+        """The place in the schedules."""
+        return Pace(self.scheduled, self.first_batches, self.first_accumulate)
+
+    def at(self, pace: Pace) -> Progress:
+        """The same state at another place in the schedules."""
+        return replace(
+            self,
+            scheduled=pace.done,
+            first_batches=pace.first_batches,
+            first_accumulate=pace.first_accumulate,
+        )
 
     @property
     def order(self) -> tuple[int, int]:
@@ -63,13 +86,17 @@ class Progress:
 
     @classmethod
     def read(cls, saved: dict[str, Any]) -> Progress | None:
-        """What a checkpoint says; None if it says nothing that this version understands."""
+        """What a checkpoint says; None if it says nothing that this version understands.
+
+        One of before the schedules had a count of their own stands where a run of alike epochs does.
+        """
         ours = saved.get("tome_lightning")
         progress = ours.get("progress") if isinstance(ours, dict) else None
         known = {field.name for field in fields(cls)}
-        if not isinstance(progress, dict) or progress.keys() != known:
+        if not isinstance(progress, dict) or progress.keys() not in (known, known - PACE):
             return None
-        return cls(**progress)  # whole numbers, see `trust.check_form`
+        read = cls(**progress)  # numbers of their range, see `trust.check_form`
+        return read if progress.keys() == known else read.at(_alike(read))
 
     def moved_to(self, now: Progress) -> Progress:
         """The same state of a run whose batches are of another size or spread over other processes.
@@ -88,8 +115,14 @@ class Progress:
         return replace(now, **_position(self) | {"batches": batches})
 
 
+def _alike(progress: Progress) -> Pace:
+    batches, accumulate = progress.epoch_batches, progress.accumulate
+    done = progress.epoch * steps_in(batches, accumulate) + steps_in(progress.batches, accumulate)
+    return Pace(float(done), batches, accumulate)
+
+
 def _position(progress: Progress) -> dict[str, Any]:
-    names = ("epoch", "batches", "steps", "validation_due")
+    names = ("epoch", "batches", "steps", "validation_due", *PACE)
     return {name: getattr(progress, name) for name in names}
 
 
@@ -115,11 +148,14 @@ def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
         batches -= batches % trainer.accumulate_grad_batches
     if not batches:  # nothing of this epoch: the one before is complete
         epoch, batches, due = epoch - 1, total, False
+    accumulate = accumulation(trainer, epoch)
     return replace(
         run,
         epoch=epoch,
         batches=batches,
         epoch_batches=total,
+        accumulate=accumulate,
+        effective=run.effective // run.accumulate * accumulate,
         steps=trainer.global_step,
         validation_due=due,
     )

@@ -70,20 +70,15 @@ TRAINER: dict[str, Any] = {
 }  # fmt: skip
 # Objects and places: the recipe and the command line alone name them.
 NAMED = (
-    "callbacks",
-    "default_root_dir",
-    "logger",
-    "model_registry",
-    "plugins",
-    "profiler",
-    "strategy",
-)
+    "callbacks", "default_root_dir", "logger", "model_registry", "plugins", "profiler", "strategy",
+)  # fmt: skip
+DIVISORS = ("epoch_batches", "accumulate", "first_batches", "first_accumulate")  # of `Progress`
 OURS: dict[str, Any] = {  # checkpoint["tome_lightning"]
     "class_names": list[str] | None,
     "data": dict[str, object] | None,
     "family": str,
     "logged": dict[str, Number],
-    "progress": dict[str, int | bool] | None,
+    "progress": dict[str, Number | bool] | None,  # see `_check_progress`
     "recipe": object,  # a name that is none is left out, see `recipe_name`
     "save": dict[str, object] | None,
     "seed_everything": bool | int | None,
@@ -167,12 +162,21 @@ def check_form(saved: Mapping[str, Any]) -> None:
     for name, hint in OURS.items():
         if name in ours and not fits(ours[name], hint):
             raise Untrusted(f"its tome_lightning.{name} is {_shown(ours[name])}")
+    _check_progress(ours.get("progress") or {})
     for name in ("hparams_name", "hparams_type"):  # with these Lightning would take other arguments
         if saved.get(name) is not None:
             raise Untrusted(f"its {name} is {_shown(saved[name])}, and ours have none")
     for name in ("epoch", "global_step"):
         if not fits(saved.get(name, 0), int):
             raise Untrusted(f"its {name} is {_shown(saved[name])}, not a number")
+
+
+def _check_progress(progress: Mapping[str, Any]) -> None:
+    """Refuse counts of a run that none has; those that others are divided by begin at one."""
+    for name, value in progress.items():
+        typed = fits(value, Number if name == "scheduled" else int | bool)
+        if not (typed and (name in DIVISORS) <= value <= MAX_INT):  # a NaN is neither
+            raise Untrusted(f"its tome_lightning.progress has {name[:80]} {value}")
 
 
 def recipe_name(ours: Mapping[str, Any]) -> str | None:

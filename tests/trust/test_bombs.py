@@ -1,6 +1,7 @@
 """A small file neither fills the memory nor takes for ever, and a malformed one is one line."""
 
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tome_lightning.__main__ import main
+from tome_lightning.progress import Progress
+from tome_lightning.trust import Untrusted, check_form
 
 from .forging import BEST, VERBS, Change, cases, forge, model, ours, run, trainer
 
@@ -145,6 +148,27 @@ MALFORMED: dict[str, Change] = {
 def test_what_is_malformed_is_one_line(form, verb, stranger, capfd):
     forge(MALFORMED[form])
     run(verb, capfd)
+
+
+COUNTS = {  # of a run's progress
+    "scheduled": [math.nan, math.inf, -1.0, 1e30, True, "8"],
+    "epoch": [1.5, -1],
+    "epoch_batches": [0],
+    "accumulate": [0, -2],
+    "first_batches": [0, 2.5],
+    "first_accumulate": [0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_that_no_run_has_is_refused(name):
+    whole = Progress(2, 3, 5, 1, 13, 4, 1, 4, False, 12.5, 5, 1).as_dict()
+    saved: dict[str, Any] = {"state_dict": {}, "tome_lightning": {"progress": whole}}
+    check_form(saved)
+    for value in COUNTS[name]:
+        saved["tome_lightning"] = {"progress": whole | {name: value}}
+        with pytest.raises(Untrusted, match=r"its tome_lightning\.progress"):
+            check_form(saved)
 
 
 METADATA = {

@@ -12,8 +12,9 @@ from tome_lightning.tome.plan import PlanError, R, check_r, scale_r
 class RSchedule:
     """How r moves during training; a pure function, so resuming needs no state and ranks agree.
 
-    Progress is the share of optimizer steps already done, 0 to 1. Outside ``[start, stop)`` training
-    is dense. r takes few distinct values, because every value is a graph to compile.
+    Progress is the share of training already done, 0 to 1, in optimizer steps as fractions of their
+    epochs. Outside ``[start, stop)`` training is dense. r takes few distinct values, because every value
+    is a graph to compile.
 
     Args:
         kind: ``constant``; ``ramp``, from r / plateaus up to r in equal steps; or ``random``, one of

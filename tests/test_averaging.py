@@ -1,0 +1,57 @@
+"""Averages that no file would have are refused before a run is started for them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+
+from tome_lightning.__main__ import main
+from tome_lightning.arguments import UsageError
+from tome_lightning.averaging import EMA, check_averaging
+
+from .test_cli import TINY
+
+ROOT = Path(__file__).parents[1]
+
+
+class Own(StochasticWeightAveraging):
+    """A user's kind of it."""
+
+
+def run(*callbacks: Any) -> Any:
+    return SimpleNamespace(callbacks=list(callbacks))
+
+
+@pytest.mark.parametrize("kind", [StochasticWeightAveraging, Own])
+def test_averages_that_come_after_the_last_file_are_refused_with_the_way_to_ema(kind):
+    with pytest.raises(UsageError, match=f"has {kind.__name__}: .*EMAWeightAveraging"):
+        check_averaging(run(EMAWeightAveraging(), kind(swa_lrs=1e-2)))
+
+
+def test_two_averages_are_refused_and_one_is_fine():
+    check_averaging(run())
+    check_averaging(run(EMAWeightAveraging()))
+    with pytest.raises(UsageError, match="EMAWeightAveraging and WeightAveraging"):
+        check_averaging(run(EMAWeightAveraging(), WeightAveraging()))
+
+
+def test_the_way_out_is_the_documented_one():
+    text = (ROOT / "recipes" / "LONG_RUNS.md").read_text()
+    assert EMA in text
+
+
+def test_on_the_command_line_it_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    swa = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+    words = [f"--trainer.callbacks+={swa}", "--trainer.callbacks.swa_lrs=0.01", "--run_dir=R"]
+    assert main(["fit", "--recipe=quickstart", *TINY, *words]) == 2
+    told = [line for line in capfd.readouterr().err.splitlines() if "Stochastic" in line]
+    assert len(told) == 1
+    assert EMA in told[0]
+    assert not Path("R").exists()
