@@ -183,7 +183,7 @@ def _key(key: Any, name: str) -> str | int:
     key = plain(key, name)
     if type(key) not in (str, int):
         raise UsageError(f"{name} has the key {key!r}: keys are strings or whole numbers.")
-    return key  # type: ignore[no-any-return]
+    return key
 
 
 def _duration(value: timedelta) -> str:
