@@ -6,13 +6,11 @@ import contextlib
 import importlib.util
 import inspect
 import json
-import logging
 import os
 import re
 import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -65,7 +63,7 @@ from tome_lightning.resume import (
 )
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir, remove_unused
 from tome_lightning.saving import SaveLast, SavingError
-from tome_lightning.screen import complain, escape_messages, say
+from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
 from tome_lightning.strategy import check_strategy
 from tome_lightning.tasks import Task, TaskError
@@ -192,6 +190,8 @@ class ToMeCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for name, one in self._subcommand_parsers.items():
+            one.prog = f"python -m tome_lightning {name}"
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -348,7 +348,7 @@ def print_completion(shell: str) -> int:
 
 def exit_code(run: Callable[[], object]) -> int:
     """Run a verb; a user's mistake is told in one line and gives 2."""
-    _silence()
+    silence()
     try:
         done = run()
         _leave_group()
@@ -422,7 +422,7 @@ def fit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
         words.append(f"--{name}={plain}")
     if "LOCAL_RANK" not in os.environ:
         os.environ.pop(RUN_DIR_VARIABLE, None)
-    _silence()
+    silence()
     try:
         cli = ToMeCLI(words)
     except SystemExit as stop:
@@ -446,18 +446,6 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, USER_ERRORS):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _silence() -> None:
-    """Leave out what says nothing to the user: advertisements and warnings of our libraries' own."""
-    escape_messages()
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Checkpoints are written by callbacks that an evaluation has no use for.
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not re.search("Tip:|Detected KeyboardInterrupt", record.getMessage())
-    )
 
 
 def _leave_group() -> None:
