@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import os
+import re
 import sys
 from importlib import import_module
 
@@ -40,7 +41,7 @@ usage: python -m tome_lightning VERB [--recipe NAME|FILE] [--option value ...]
 {verbs}
 
 A first run:    python -m tome_lightning fit --recipe quickstart
-All options:    python -m tome_lightning fit --help
+Options:        python -m tome_lightning fit --help
 What will run:  python -m tome_lightning fit --recipe quickstart --print_config"""
 
 
@@ -88,6 +89,14 @@ def _run(argv: list[str]) -> int:
             ):  # else the interpreter flushes it once more
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+    asked = re.search(r" (?:-h|--help(?:[ =](all))?)(?= |$)", " ".join(argv))
+    if asked is not None:
+        if asked[1] is None:
+            from tome_lightning.short_help import short_help
+
+            print(short_help(argv[0], f"{LIGHTNING[argv[0]].capitalize()}."))
+            return 0
+        argv = [argv[0], "--help"]
     with leaving_at_ctrl_c():
         from tome_lightning.cli import main as run
 

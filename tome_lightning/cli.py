@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
-import logging
 import os
 import re
 import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -72,7 +70,7 @@ from tome_lightning.resume import (
 )
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.saving import SaveLast, SavingError
-from tome_lightning.screen import complain, escape_messages, say
+from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
 from tome_lightning.strategy import check_strategy
 from tome_lightning.tasks import Task, TaskError
@@ -216,6 +214,8 @@ class ToMeCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for name, one in self._subcommand_parsers.items():
+            one.prog = f"python -m tome_lightning {name}"
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -380,7 +380,7 @@ def print_completion(shell: str) -> int:
 
 def exit_code(run: Callable[[], object]) -> int:
     """Run a verb; a user's mistake is told in one line and gives 2."""
-    _silence()
+    silence()
     try:
         done = run()
         _leave_group()
@@ -435,20 +435,6 @@ def _named_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, USER_ERRORS):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _silence() -> None:
-    """Leave out what says nothing to the user: advertisements and warnings of our libraries' own."""
-    escape_messages()
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # A resumed run goes on in its own directory.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Checkpoints are written by callbacks that an evaluation has no use for.
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not re.search("Tip:|Detected KeyboardInterrupt", record.getMessage())
-    )
 
 
 def _leave_group() -> None:

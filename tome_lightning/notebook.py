@@ -16,6 +16,7 @@ from tome_lightning.claim import release
 from tome_lightning.finetune import FineTune
 from tome_lightning.overrides import read_overrides
 from tome_lightning.run import RUN_DIR_VARIABLE
+from tome_lightning.screen import silence
 from tome_lightning.signals import interrupted
 
 
@@ -60,11 +61,11 @@ def fit(
     """
     given, objects = read_overrides(overrides, options, callbacks=callbacks, logger=logger)
     words = ["fit", "--recipe", str(recipe), *given]
-    from tome_lightning.cli import ToMeCLI, _silence, users_mistake
+    from tome_lightning.cli import ToMeCLI, users_mistake
 
     if "LOCAL_RANK" not in os.environ:
         os.environ.pop(RUN_DIR_VARIABLE, None)
-    _silence()
+    silence()
     try:
         cli = ToMeCLI(words, objects)
     except SystemExit as stop:

@@ -36,6 +36,20 @@ def complain(text: object) -> None:
     say(f"error: {' '.join(str(text).split())}", sys.stderr)
 
 
+def silence() -> None:
+    """Leave out what says nothing to the user: advertisements and warnings of our libraries' own."""
+    escape_messages()
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A resumed run goes on in its own directory.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Checkpoints are written by callbacks that an evaluation has no use for.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not re.search("Tip:|Detected KeyboardInterrupt", record.getMessage())
+    )
+
+
 def escape_messages() -> None:
     """Let log records and warnings of a run, which name files and classes, be escaped as well."""
     for part in ("pytorch", "fabric"):
