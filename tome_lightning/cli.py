@@ -355,7 +355,7 @@ def exit_code(run: Callable[[], object]) -> int:
     except SIGTERMException:  # before training began, or in other verbs
         return 0 if started_by_first() else 128 + signal.SIGTERM
     except (KeyboardInterrupt, SystemExit) as stop:  # --help, --print_config
-        if interrupted(stop):
+        if isinstance(stop, KeyboardInterrupt) or interrupted(stop):
             return _tell_interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except RunStopped as stop:
@@ -380,7 +380,8 @@ def exit_code(run: Callable[[], object]) -> int:
         complain(unrestored or mistake)
         return 2
     # A scheduler that has asked need not start a finished run again; a shell's loop ends.
-    late = isinstance(done, ToMeCLI) and stop_asked(done.trainer.callbacks) == signal.SIGINT
+    trainer: Any = getattr(done, "trainer", None)
+    late = isinstance(done, ToMeCLI) and stop_asked(trainer.callbacks) == signal.SIGINT
     return 128 + signal.SIGINT if late and not started_by_first() else 0
 
 

@@ -30,7 +30,7 @@ def prefer_own() -> list[Path]:
     """Let this process, which is ours, find our own packages; returns those of the user that it hides."""
     hidden = [place for name in NAMES if (place := _elsewhere(name)) is not None]
     if Siblings not in sys.meta_path:
-        sys.meta_path.insert(0, Siblings)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Siblings)
     return hidden
 
 
