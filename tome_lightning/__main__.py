@@ -14,6 +14,7 @@ from tome_lightning import __version__
 from tome_lightning.screen import complain, say
 from tome_lightning.siblings import prefer_own
 from tome_lightning.signals import leaving_at_ctrl_c
+from tome_lightning.threads import wait_asleep
 
 HIDDEN = prefer_own()  # here, not in main: processes that multiprocessing spawns import this, too
 
@@ -47,6 +48,7 @@ What will run:  python -m tome_lightning fit --recipe quickstart --print_config"
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, 1 for our own."""
+    wait_asleep(os.environ)
     if HIDDEN and "LOCAL_RANK" not in os.environ:
         say(
             f"note: {' and '.join(map(str, HIDDEN))} cannot be imported here, since tome_lightning has a "
