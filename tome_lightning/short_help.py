@@ -40,7 +40,7 @@ _TRAINING: Rows = (
 _TRAINER: Rows = (
     ("--trainer.accelerator A", "cpu, gpu or auto"),
     ("--trainer.devices N", "processes of this machine; --trainer.num_nodes N machines"),
-    ("--trainer.strategy S", "ddp, fsdp2, ..."),
+    ("--trainer.strategy S", "auto, ddp, ..."),
     ("--trainer.precision P", "32-true, bf16-mixed, 16-mixed, ..."),
 )
 _LENGTH: Rows = (
