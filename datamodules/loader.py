@@ -120,7 +120,8 @@ class Loader(DataLoader[Any]):
             told = re.split(r"^[\w.]*\bDataError: ", str(error).strip(), flags=re.MULTILINE)[-1]
             raise DataError(told) from None
         except (RuntimeError, OSError, MemoryError) as error:
-            workers = getattr(batches, "_workers", [])
+            # Before the first batch: of workers that persist, which the loader begins anew with.
+            workers = getattr(batches or self._iterator, "_workers", [])
             told = explained(error, workers, self.num_workers, self.prefetch_factor or 1)
             if told is None:
                 raise

@@ -1,6 +1,5 @@
 """When last.ckpt is written, and how a run that is asked to stop does."""
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -38,12 +37,13 @@ class Writes(Callback):
 class KillWorker(Callback):
     """Kills a loader process, as the system does where memory runs out, in the midst of a step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, split: str) -> None:
+        self.step, self.split = step, split
 
     def on_after_backward(self, trainer: Any, module: Any) -> None:
         if trainer.global_step == self.step:
-            worker = multiprocessing.active_children()[0]
+            of = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+            worker = of[self.split]._iterator._workers[0]
             worker.kill()
             worker.join()
 
@@ -145,13 +145,14 @@ def soon(monkeypatch):
     monkeypatch.setattr(found, "__defaults__", (0.2,))
 
 
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_killed_loader_process_costs_no_step(tmp_path, soon, capsys):
+def test_a_killed_loader_process_costs_no_step(split, tmp_path, soon, capsys):
     settings: dict[str, Any] = {"save": {"every_n_minutes": None}, "workers": 2}
     whole = Session(tmp_path / "whole", **settings)
     first = Session.__new__(Session)
     with pytest.raises(WorkerError, match="was ended by SIGKILL") as told:
-        first.__init__(tmp_path / "cut", extra=[KillWorker(6)], **settings)
+        first.__init__(tmp_path / "cut", extra=[KillWorker(6, split)], **settings)
     assert exit_code(lambda: raising(told.value)) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: a loader process was ended by SIGKILL")
