@@ -43,7 +43,8 @@ VERBS = {
     "benchmark": ["benchmark", "--end-to-end", *QUICK, "--data.root=digits", f"--ckpt_path={BEST}"],
 }
 QUICKEST = ("fit", "inspect")  # the others are among the slow tests
-ALIKE = ("validate", "predict", "compare")  # read a checkpoint as `test` does, or not at all
+# Read a checkpoint as `test` or `fit` do, or not at all.
+ALIKE = ("validate", "predict", "compare", "benchmark")
 
 
 def cases(forms: Iterable[str]) -> list[Any]:
