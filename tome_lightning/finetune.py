@@ -19,7 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 import checkpoints
-from tome_lightning.averaging import check_averaging, start_averages
+from tome_lightning.averaging import averages_to_device, check_averaging, start_averages
 from tome_lightning.batches import (
     accumulate_to,
     check_accumulation,
@@ -355,6 +355,8 @@ class FineTune(LightningModule):
             start_averages(self.trainer, self)
         if self.compiles:
             compile_model(self.model)
+
+    on_fit_start = on_fit_end = averages_to_device  # the strategy has moved the model
 
     def on_train_start(self) -> None:
         if self._pace is None or not self.trainer.global_step:
