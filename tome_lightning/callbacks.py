@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.compiling import allow_graphs, count_graphs
+from tome_lightning.figures import at_each_batch
 from tome_lightning.memory import asked_for
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
 from tome_lightning.signals import stop_asked
@@ -241,9 +242,10 @@ class ToMeCallback(Callback):
         figures = {f"tome/{to}": self.meter.median(plan, name) for name, to in names.items()}
         known = {name: value for name, value in figures.items() if value is not None}
         shown = known.pop("tome/samples_per_s", None)
-        pl_module.log("tome/r", _mean(plan), prog_bar=True)
+        on_bar = at_each_batch(pl_module.trainer)
+        pl_module.log("tome/r", _mean(plan), prog_bar=on_bar)
         if shown is not None:
-            pl_module.log("tome/samples_per_s", shown, prog_bar=True)
+            pl_module.log("tome/samples_per_s", shown, prog_bar=on_bar)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
         known["train/lr"] = max(group["lr"] for group in optimizer.param_groups)
         known["tome/tokens_out"] = num_tokens - sum(plan)
