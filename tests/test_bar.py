@@ -17,7 +17,12 @@ def trainer_of(metrics: dict[str, float], training: bool = True, waited: bool = 
             tome.meter.start()
             tome.meter.stop((4, 4), 8)
     return SimpleNamespace(
-        progress_bar_metrics=metrics, training=training, callbacks=[tome], loggers=[], logger=None
+        progress_bar_metrics={"val/top1": metrics["val/top1"]},
+        training=training,
+        callbacks=[tome],
+        loggers=[],
+        logger=None,
+        callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
     )
 
 

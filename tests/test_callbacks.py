@@ -338,6 +338,51 @@ def test_compare_dense_alternates_dense_and_merged_steps(tmp_path: Path) -> None
     assert seen == [0, 4] * 3  # one round to warm up
 
 
+CPU_FULL = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes"
+GPU_FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+
+
+@pytest.mark.parametrize(
+    ("error", "lack"),
+    [
+        (torch.OutOfMemoryError(GPU_FULL), "(GPU 0 was asked for 2.00 GiB)"),
+        (RuntimeError(CPU_FULL), "(this machine was asked for 2.0 GiB)"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_a_dense_step_that_does_not_fit_is_said_and_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: RuntimeError, lack: str
+) -> None:
+    class Late(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            def fail(model: Any, _: Any) -> None:
+                if model.r == 0:
+                    raise error
+
+            pl_module.model.register_forward_pre_hook(fail)
+
+    tome, module = ToMeCallback(compare_dense=2), tiny(r=4)
+    run = trainer(tmp_path, tome, Late(), max_epochs=1, limit_val_batches=0)
+    with caplog.at_level("INFO"):
+        run.fit(module, datamodule=Noise())
+    assert f"dense does not fit in memory with 4 samples {lack}" in caplog.text
+    assert tome.dense_against_merged is None
+    assert module.model.r == 4
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_another_failure_of_the_comparison_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> float:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr("tome_lightning.callbacks._timed_step", fail)
+    run = trainer(tmp_path, ToMeCallback(compare_dense=1), max_epochs=1, limit_val_batches=0)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run.fit(tiny(r=4), datamodule=Noise())
+
+
 def test_there_is_nothing_to_compare_at_r_0(tmp_path: Path) -> None:
     tome = ToMeCallback(compare_dense=2)
     trainer(tmp_path, tome, max_epochs=1).fit(tiny(r=0), datamodule=Noise())

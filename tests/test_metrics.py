@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor
+from torchmetrics import MeanMetric
 
-from tome_lightning.metrics import ClassesSeen, MacroAveragePrecision
+from tome_lightning.metrics import ClassesSeen, Count, MacroAveragePrecision, WeightedMean
 
 
 def draw(samples: int, classes: int, share: float = 0.2) -> tuple[Tensor, Tensor]:
@@ -124,3 +125,27 @@ def _rank(rank: int, folder: str) -> None:
     metric.update(scores[share], y[share])
     np.save(f"{folder}/{rank}.npy", float(metric.compute()))
     torch.distributed.destroy_process_group()
+
+
+def test_a_weighted_mean_is_torchmetrics_own_to_the_last_bit() -> None:
+    ours, theirs = WeightedMean(), MeanMetric()
+    for value, weight in zip(torch.rand(20), range(1, 21), strict=True):
+        ours.update(value, weight)
+        theirs.update(value, weight=weight)
+    assert torch.equal(ours.compute(), theirs.compute())
+
+
+def test_a_loss_that_is_no_number_is_not_left_out_of_the_mean() -> None:
+    mean = WeightedMean()
+    mean.update(torch.tensor(1.0), 4)
+    mean.update(torch.tensor(torch.nan), 4)
+    assert mean.compute().isnan()
+
+
+def test_samples_are_counted_and_begin_anew() -> None:
+    count = Count()
+    for number in (3, 4):
+        count.update(number)
+    assert count.compute() == 7
+    count.reset()
+    assert count.compute() == 0

@@ -2,11 +2,17 @@
 
 import pytest
 from jsonargparse import Namespace
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 
 from tome_lightning.__main__ import main
 from tome_lightning.arguments import UsageError
-from tome_lightning.strategy import check_strategy
+from tome_lightning.strategy import check_strategy, keep_gradients_once
 
 
 class Own(ModelParallelStrategy):
@@ -45,6 +51,24 @@ def test_sharding_is_refused(strategy) -> None:
 )  # fmt: skip
 def test_others_are_not(strategy) -> None:
     check_strategy(strategy)
+
+
+@pytest.mark.parametrize("name", ["auto", "ddp", "ddp_find_unused_parameters_true"])
+def test_ddp_holds_gradients_once(name) -> None:
+    trainer = Trainer(accelerator="cpu", devices=2, strategy=name, logger=False)
+    before = dict(trainer.strategy._ddp_kwargs)
+    keep_gradients_once(trainer.strategy)
+    assert trainer.strategy._ddp_kwargs == before | {"gradient_as_bucket_view": True}
+
+
+def test_a_users_own_choice_of_buckets_holds_and_other_strategies_are_left_alone() -> None:
+    own = DDPStrategy(gradient_as_bucket_view=False)
+    keep_gradients_once(own)
+    assert own._ddp_kwargs == {"gradient_as_bucket_view": False}
+    alone = SingleDeviceStrategy()
+    before = dict(vars(alone))
+    keep_gradients_once(alone)
+    assert vars(alone) == before
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "lightning.pytorch.strategies.FSDPStrategy"])

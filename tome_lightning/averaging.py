@@ -1,4 +1,4 @@
-"""Averaged weights: which of Lightning's callbacks may make them, and from where they start."""
+"""Averaged weights: which of Lightning's callbacks may make them, their start and their device."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ def start_averages(trainer: Trainer, module: LightningModule) -> None:
         average = getattr(callback, "_average_model", None)
         if isinstance(callback, WeightAveraging) and average is not None:
             average.module.load_state_dict(module.state_dict())
+
+
+def averages_to_device(module: LightningModule) -> None:
+    """Move the averages of a fit to where the module is now, its checkpoints being what they were.
+
+    Lightning's weight averaging copies the module before the strategy moves it: each step would copy
+    all weights to the host and average there. A device the user has named for them stays theirs.
+    """
+    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+        average = getattr(callback, "_average_model", None)
+        if isinstance(callback, WeightAveraging) and average is not None and not callback._device:
+            average.to(module.device)

@@ -11,10 +11,16 @@ from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.meter import peak_memory_mib
 
 REFRESH = 10  # steps: refreshing reads the loss, which waits for the device
+READ = ("train/loss", "tome/r", "tome/samples_per_s")  # when the bar is refreshed
 
 
 class RunBar(TQDMProgressBar):
-    """Lightning's bar with short names; while training it also tells waiting and memory."""
+    """Lightning's bar with short names; while training it also tells waiting and memory.
+
+    A step's figures are read when the bar is refreshed, not at each batch: see `figures`.
+    """
+
+    reads_figures = True
 
     def __init__(self, refresh_rate: int = REFRESH, process_position: int = 0) -> None:
         super().__init__(refresh_rate, process_position)
@@ -25,6 +31,8 @@ class RunBar(TQDMProgressBar):
         """As Lightning's, for the end of the line."""
         shown: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
         shown.pop("v_num", None)
+        known = trainer.callback_metrics
+        shown |= {name: float(known[name]) for name in READ if name in known}
         shown = {_short(name): value for name, value in shown.items()}
         if isinstance(shown.get("r"), float):
             shown["r"] = f"{shown['r']:g}"

@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.compiling import allow_graphs, count_graphs
+from tome_lightning.figures import at_each_batch
+from tome_lightning.memory import asked_for
 from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
 from tome_lightning.signals import stop_asked
 from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
@@ -240,9 +242,10 @@ class ToMeCallback(Callback):
         figures = {f"tome/{to}": self.meter.median(plan, name) for name, to in names.items()}
         known = {name: value for name, value in figures.items() if value is not None}
         shown = known.pop("tome/samples_per_s", None)
-        pl_module.log("tome/r", _mean(plan), prog_bar=True)
+        on_bar = at_each_batch(pl_module.trainer)
+        pl_module.log("tome/r", _mean(plan), prog_bar=on_bar)
         if shown is not None:
-            pl_module.log("tome/samples_per_s", shown, prog_bar=True)
+            pl_module.log("tome/samples_per_s", shown, prog_bar=on_bar)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
         known["train/lr"] = max(group["lr"] for group in optimizer.param_groups)
         known["tome/tokens_out"] = num_tokens - sum(plan)
@@ -254,7 +257,8 @@ class ToMeCallback(Callback):
     ) -> dict[str, int | float] | None:
         """Time dense and merged steps in turn, on the same batch; gradients are thrown away.
 
-        None if a signal asks the run to stop in the meantime.
+        None if a signal asks the run to stop in the meantime, or if a step does not fit in memory: the
+        run is a good one all the same.
         """
         x, y, _ = self._last_batch
         merged = module.model.r
@@ -271,7 +275,16 @@ class ToMeCallback(Callback):
                     return None
                 name, r = (("dense", 0), ("merged", merged))[turn % 2]
                 module.model.r = r
-                times[name].append(_timed_step(trainer, module, x, y))
+                elapsed, lack = _step_that_fits(trainer, module, x, y)
+                if elapsed is None:
+                    module.model.r = merged
+                    rank_zero_info(
+                        "Training is done: dense and merged steps are not compared, since "
+                        f"{name} does not fit in memory with {len(x)} samples"
+                        + (f" ({lack})" if lack else ", on another process")
+                    )
+                    return None
+                times[name].append(elapsed)
         module.model.r = merged
         dense, fast = (statistics.median(values[1:]) for values in times.values())  # 1st: warm-up
         return {
@@ -287,6 +300,26 @@ def _asked_to_stop(trainer: Trainer) -> bool:
     """Whether a signal has asked any process to: all leave together, whose steps need one another."""
     asked = stop_asked(trainer.callbacks) > 0  # type: ignore[attr-defined]
     return trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+
+def _step_that_fits(
+    trainer: Trainer, module: FineTune, x: torch.Tensor, y: torch.Tensor
+) -> tuple[float | None, str | None]:
+    """Milliseconds of a step, None where it lacks memory on any process; and what this one lacks."""
+    elapsed = lack = None
+    try:
+        elapsed = _timed_step(trainer, module, x, y)
+    except RuntimeError as error:
+        lack = asked_for(error)
+        if lack is None:
+            raise
+    # Out here, where the error's frames hold no activations any more.
+    if not trainer.strategy.reduce_boolean_decision(lack is None):
+        module.zero_grad(set_to_none=True)
+        if module.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None, lack
+    return elapsed, None
 
 
 def _timed_step(trainer: Trainer, module: FineTune, x: torch.Tensor, y: torch.Tensor) -> float:

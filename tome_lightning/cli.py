@@ -72,7 +72,7 @@ from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
-from tome_lightning.strategy import check_strategy
+from tome_lightning.strategy import check_strategy, keep_gradients_once
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 from tome_lightning.trust import imports_of
@@ -336,6 +336,7 @@ class ToMeCLI(LightningCLI):
                 ) from error
             raise UsageError(f"Lightning refuses these trainer options: {error}") from error
         check_launch(trainer)
+        keep_gradients_once(trainer.strategy)
         if self.subcommand == "fit":
             check_monitors(trainer, callbacks, self.model)
         return trainer

@@ -16,10 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data.distributed import DistributedSampler
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics import MetricCollection
 
 import checkpoints
-from tome_lightning.averaging import check_averaging, start_averages
+from tome_lightning.averaging import averages_to_device, check_averaging, start_averages
 from tome_lightning.batches import (
     accumulate_to,
     check_accumulation,
@@ -29,8 +29,10 @@ from tome_lightning.batches import (
     this_run,
 )
 from tome_lightning.compiling import OneShape, compile_model, equal_parts
+from tome_lightning.figures import at_each_batch
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
+from tome_lightning.metrics import Totals
 from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
 from tome_lightning.pace import Pace, accumulation
 from tome_lightning.preprocessing import difference
@@ -169,7 +171,7 @@ class FineTune(LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         # The loss as a metric: a rank whose last batch is padding alone has none to log.
-        self.val_totals, self.test_totals = _Totals(), _Totals()
+        self.val_totals, self.test_totals = Totals(), Totals()
 
         self.run_config: dict[str, Any] = {}  # recipe and data of the run, for its checkpoints
         self.class_names: list[str] | None = None
@@ -258,7 +260,7 @@ class FineTune(LightningModule):
         x, y, ids = batch
         loss = self.loss(x, y)
         self._guard.add(loss, ids)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach(), prog_bar=at_each_batch(self.trainer))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
@@ -302,7 +304,7 @@ class FineTune(LightningModule):
         batch_idx: int,
         loader: Any,
         metrics: MetricCollection,
-        totals: _Totals,
+        totals: Totals,
         stage: str,
     ) -> None:
         x, y, _ = batch
@@ -319,18 +321,18 @@ class FineTune(LightningModule):
         self.log_dict(metrics, prog_bar=True, batch_size=1)
 
     def _counted(self, y: Tensor, batch_idx: int, loader: Any) -> Tensor:
-        """Which samples of a batch count: neither another rank's, repeated to fill the last batch,
-        nor unreadable (`UNREAD`)."""
+        """Places ``[C]`` of a batch's samples that count: neither another rank's, repeated to fill the
+        last batch, nor unreadable (`UNREAD`). The one thing of a batch that is waited for."""
         readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y != UNREAD
         # Not the loader's own sampler and size: for prediction Lightning makes another loader, with
         # neither, around the same batches.
         batches: Any = getattr(loader, "batch_sampler", None)
         if not isinstance(getattr(batches, "sampler", None), DistributedSampler):
-            return readable
+            return readable.nonzero().squeeze(1)
         first = batch_idx * batches.batch_size
         places = torch.arange(first, first + len(y), device=y.device)
         places = places * self.trainer.world_size + self.global_rank
-        return readable & (places < len(loader.dataset))
+        return (readable & (places < len(loader.dataset))).nonzero().squeeze(1)
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -355,6 +357,8 @@ class FineTune(LightningModule):
             start_averages(self.trainer, self)
         if self.compiles:
             compile_model(self.model)
+
+    on_fit_start = on_fit_end = averages_to_device  # the strategy has moved the model
 
     def on_train_start(self) -> None:
         if self._pace is None or not self.trainer.global_step:
@@ -686,15 +690,6 @@ class FineTune(LightningModule):
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:  # else torch goes on as the checkpoint's run did
                 group["fused"] = self._fuses()
-
-
-class _Totals(nn.Module):
-    """Loss and number of the samples an evaluation has counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loss = MeanMetric()
-        self.samples = SumMetric()
 
 
 def _plain(part: Input | Task) -> dict[str, Any]:

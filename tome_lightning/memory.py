@@ -24,14 +24,15 @@ def out_of_memory(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, WorkerError):
             return str(error)
-        told = _told(error)
+        told = asked_for(error)
         if told is not None:
             return f"out of memory: {told}. Ways out, the cheapest first: {WAYS_OUT}."
         error = error.__cause__ or error.__context__
     return None
 
 
-def _told(error: BaseException) -> str | None:
+def asked_for(error: BaseException) -> str | None:
+    """Which memory is at its end, and what was asked of it, in words; None for another error."""
     words = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         asked = re.search(r"Tried to allocate ([\d.]+ \wiB)", words)

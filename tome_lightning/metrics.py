@@ -1,11 +1,12 @@
-"""Macro mAP as AudioSet's results are given, safe in memory and on any number of processes."""
+"""Macro mAP as AudioSet's results are given, safe in memory and on any number of processes; sums that
+wait for no device."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
@@ -74,6 +75,60 @@ class ClassesSeen(Metric):
     def compute(self) -> Tensor:
         """The number, as float32."""
         return (self.positives > 0).sum().float()
+
+
+class WeightedMean(Metric):
+    """A mean, as torchmetrics' ``MeanMetric`` with weights; NaN once a value is.
+
+    That one looks for NaN at each update, which waits for the device, and where it does not look
+    (``nan_strategy="disable"``) it drops the weights.
+    """
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", default=torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", default=torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: int) -> None:
+        """Add a mean ``[]`` over so many."""
+        self.total += value * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """The mean, NaN of nothing."""
+        return self.total / self.weight
+
+
+class Count(Metric):
+    """A number of samples; added on the device without a copy to it."""
+
+    full_state_update = False
+    number: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("number", default=torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, number: int) -> None:
+        """Add so many."""
+        self.number += number
+
+    def compute(self) -> Tensor:
+        """The number, as float32."""
+        return self.number
+
+
+class Totals(nn.Module):
+    """Loss and number of the samples an evaluation has counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = WeightedMean()
+        self.samples = Count()
 
 
 def gather_objects(value: Tensor, group: Any = None) -> list[Tensor]:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+import tome_lightning.speed.measure as measuring
 from tome_lightning.inputs import Image
-from tome_lightning.speed import benchmark
+from tome_lightning.speed import benchmark, profiling
 from tome_lightning.speed.bench import find_device, settle
 from tome_lightning.speed.case import Case, from_recipe, from_timm, parse_r
 from tome_lightning.speed.measure import measure
@@ -68,6 +69,27 @@ def test_memory_beside_activations_is_weights_gradients_and_two_moments():
     assert (evaluated.peak_mem_mib - evaluated.activation_mem_mib) * 2**20 == pytest.approx(
         fixed / 4, rel=0.01
     )
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_on_cuda_memory_is_read_with_no_gradient_alive(monkeypatch):
+    """As on a CPU: else a train step's activations would be less by all gradients, or negative."""
+    case, settings, alive = _case(), _settings(r=(4,)), []
+
+    def before(device):
+        alive.append(sum(p.grad is not None for p in case.vit.parameters()))
+        return 0
+
+    def on_cuda(step, device, **named):
+        return profiling.profile_step(step, torch.device("cuda"), **named)
+
+    monkeypatch.setattr(profiling, "synchronize", lambda device: None)
+    monkeypatch.setattr(measuring, "profile_step", on_cuda)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", before)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**30)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    measure(case, settings, batch=2)
+    assert alive == [0, 0]
 
 
 def test_activations_shrink_as_tokens_do_and_with_recomputation():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tome_lightning.speed import profiling
 from tome_lightning.speed.profiling import attention_kernel, attention_of, profile_step
 
 CPU = torch.device("cpu")
@@ -58,3 +59,41 @@ def test_the_kernel_of_most_blocks_is_told():
     names = ["gemm", "flash_fwd_kernel<a>", "flash_fwd_kernel<a>", "fmha_cutlassF", "gemm", "gemm"]
     assert attention_kernel(names) == "flash_fwd_kernel<a>"
     assert attention_kernel(["gemm"]) is None
+
+
+class Allocator:
+    """Stands for torch.cuda's: what a test says is alive, and the most of it at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.live = self.peak = 0
+        monkeypatch.setattr(profiling, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.live)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self.reset())
+
+    def reset(self) -> None:
+        self.peak = self.live
+
+    def change(self, size: int) -> None:
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def test_on_cuda_what_the_run_before_has_left_does_not_count_as_there_before(monkeypatch):
+    """Weights of 5, gradients of 40 that the first run leaves, activations of 7."""
+    cuda, left = Allocator(monkeypatch), []
+    cuda.change(5)
+
+    def clear():
+        while left:
+            cuda.change(-left.pop())
+
+    def step():
+        cuda.change(7)
+        clear()
+        left.append(40)
+        cuda.change(40)
+        cuda.change(-7)
+
+    step()
+    assert profiling._cuda_peak(step, torch.device("cuda"), clear) == 47

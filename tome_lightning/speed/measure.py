@@ -93,12 +93,11 @@ class _Stepper:
         self.scaler.update()
 
     def whole_cycle(self, step: Callable[[], None]) -> Callable[[], None]:
-        """What has the memory of a step in the middle of a run, begun without gradients.
+        """What has the memory of a step in the middle of a run, where it is begun without gradients.
 
-        The profiler does not see the release of what was there before it: the gradients of the last
-        step have to be made under it.
+        Neither the profiler nor CUDA's peak less what was there before sees the release of older
+        gradients: those of the last step have to be made within it (`drop_gradients` comes before).
         """
-        self.vit.zero_grad(set_to_none=True)
         times = 2 if self.settings.training else 1
 
         def run() -> None:
@@ -106,6 +105,9 @@ class _Stepper:
                 step()
 
         return run
+
+    def drop_gradients(self) -> None:
+        self.vit.zero_grad(set_to_none=True)
 
     def kept_bytes(self) -> int:
         """Weights, buffers and optimizer state."""
@@ -162,12 +164,13 @@ def _warmed_up(row: Row, step: Callable[[], None], stepper: _Stepper) -> Row:
     """Run a variant for the first times: compilation, optimizer state, then memory and kernel."""
     try:
         step()
-        profiled = profile_step(stepper.whole_cycle(step), stepper.settings.device)
+        cycle = stepper.whole_cycle(step)
+        profiled = profile_step(cycle, stepper.settings.device, clear=stepper.drop_gradients)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         why = _why_failed(error)
     else:
         return _with_memory(row, profiled, stepper)
-    stepper.vit.zero_grad(set_to_none=True)
+    stepper.drop_gradients()
     if stepper.settings.device.type == "cuda":
         torch.cuda.empty_cache()
     return replace(row, error=why)

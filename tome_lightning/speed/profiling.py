@@ -36,16 +36,29 @@ class StepProfile(NamedTuple):
     kernel: str | None
 
 
-def profile_step(step: Callable[[], object], device: torch.device) -> StepProfile:
+def _nothing() -> None:
+    pass
+
+
+def profile_step(
+    step: Callable[[], object], device: torch.device, clear: Callable[[], object] = _nothing
+) -> StepProfile:
     """Run a step under the profiler, and on CUDA once more for its memory.
 
     On CUDA the allocator itself keeps the peak. On a CPU every allocation and release is an event of
     the profiler; a process's resident peak would say nothing of the second variant in a process.
+
+    Args:
+        step: What is run.
+        device: Where.
+        clear: Called before each run: lets go of what the run before has left (gradients) and the
+            step makes anew, which would else count as what was there before.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its start as an error
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    clear()
     with profile(activities=activities, profile_memory=device.type == "cpu") as profiled:
         step()
         synchronize(device)
@@ -54,7 +67,9 @@ def profile_step(step: Callable[[], object], device: torch.device) -> StepProfil
     if device.type == "cpu":
         return StepProfile(_peak(events), attention_of(names), None)
     kernels = [event.name() for event in events if str(event.device_type()).endswith("CUDA")]
-    return StepProfile(_cuda_peak(step, device), attention_of(names), attention_kernel(kernels))
+    return StepProfile(
+        _cuda_peak(step, device, clear), attention_of(names), attention_kernel(kernels)
+    )
 
 
 def attention_of(names: Iterable[str]) -> str:
@@ -83,7 +98,10 @@ def _peak(events: Iterable[Any]) -> int:
     return peak
 
 
-def _cuda_peak(step: Callable[[], object], device: torch.device) -> int:
+def _cuda_peak(
+    step: Callable[[], object], device: torch.device, clear: Callable[[], object]
+) -> int:
+    clear()
     synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
