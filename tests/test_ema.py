@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 import checkpoints
@@ -154,46 +154,24 @@ def test_the_average_is_the_decayed_sum_over_optimizer_steps(
     assert_equal(weights(module), saved(checkpoint, "state_dict"))  # what is left after training
 
 
-class Where(Callback):
-    """Writes down where model and average are, in sanity checking, training and validation."""
+def test_the_average_follows_the_model_once_the_strategy_has_moved_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning copies the model in setup, before any strategy but the simplest moves it."""
+    moved: list[tuple[torch.device, bool]] = []
+    run = trainer(tmp_path, ema(), max_steps=1)
+    move = AveragedModel.to
 
-    def __init__(self) -> None:
-        self.seen: set[tuple[torch.device, torch.device]] = set()
+    def to(self: AveragedModel, device: torch.device) -> AveragedModel:
+        moved.append((device, run.fit_loop.epoch_progress.current.ready > 0))
+        return move(self, device)
 
-    def look(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        (average,) = (one for one in trainer.callbacks if isinstance(one, EMAWeightAveraging))
-        assert average._average_model is not None
-        model: Any = average._average_model.module
-        self.seen.add((pl_module.device, model.device))
-
-    on_sanity_check_start = on_train_batch_start = on_validation_batch_start = look
-
-
-class Late(SingleDeviceStrategy):
-    """Moves the model once callbacks are set up, as DDP does."""
-
-    def setup_environment(self) -> None:
-        Strategy.setup_environment(self)
-
-    def setup(self, trainer: Trainer) -> None:
-        self.model_to_device()
-        super().setup(trainer)
-
-
-def test_the_average_is_on_the_device_that_the_strategy_moves_the_model_to(tmp_path: Path) -> None:
-    """The model starts on cpu and is moved to cpu:0 once callbacks are set up."""
-    where, late = Where(), Late("cpu:0")
-    run = trainer(
-        tmp_path,
-        where,
-        ema(),
-        strategy=late,
-        accelerator="auto",
-        num_sanity_val_steps=1,
-        max_steps=2,
-    )
-    run.fit(tiny(), datamodule=Noise())
-    assert where.seen == {(torch.device("cpu:0"), torch.device("cpu:0"))}
+    monkeypatch.setattr(AveragedModel, "to", to)
+    module = tiny()
+    run.fit(module, datamodule=Noise())
+    begun, ended = moved
+    assert begun == (module.device, False)  # before the first epoch
+    assert ended == (module.device, True)
 
 
 def test_validation_sees_the_average_at_its_own_r_and_training_goes_on_as_it_was(
