@@ -7,9 +7,8 @@ from collections.abc import MutableMapping
 # What says how OpenMP's threads wait: of all OpenMPs, of GNU's (torch's wheels for Linux), of LLVM's.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
-
-# Rounds that a thread of GNU's OpenMP spins before it sleeps: some microseconds, where an idle machine is as
-# fast as with its default of milliseconds. Not OMP_WAIT_POLICY=PASSIVE: no rounds cost 8% of a step alone.
+# Rounds that a thread of GNU's OpenMP spins before it sleeps: some microseconds, not milliseconds. Not
+# OMP_WAIT_POLICY=PASSIVE, which has none: that cost 8% of a step on an idle machine.
 SPINS = "1000"
 
 
