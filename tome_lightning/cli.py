@@ -75,6 +75,7 @@ from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
 from tome_lightning.strategy import check_strategy, keep_gradients_once
 from tome_lightning.tasks import Task, TaskError
+from tome_lightning.telling import complain_once
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 from tome_lightning.trust import imports_of
 
@@ -131,7 +132,7 @@ class ToMeCLI(LightningCLI):
         self.recipe = arguments.recipe
         self.ckpt_path = arguments.ckpt_path
         self.resume = arguments.resume
-        last: list[str] = []
+        first, last = list[str](), list[str]()
         if arguments.resume is not None:
             self.ckpt_path = _checkpoint_to_resume(arguments)
             last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
@@ -139,7 +140,6 @@ class ToMeCLI(LightningCLI):
         self.left_out: dict[str, Any] = {}  # of the checkpoint's trainer
         self.logged_steps: int | None = None
         self.class_names: list[str] | None = None  # of the checkpoint
-        first: list[str] = []
         with contextlib.ExitStack() as stack:
             if self.ckpt_path is not None:
                 given = "--config" in arguments.argv
@@ -410,7 +410,7 @@ def exit_code(run: Callable[[], object]) -> int:
         unrestored = not_restored(error) if mistake is None else None
         if mistake is None and unrestored is None:
             raise
-        complain(unrestored or mistake)
+        complain_once(unrestored or mistake)
         return 2
     # A scheduler that has asked need not start a finished run again; a shell's loop ends.
     callbacks = getattr(done.trainer, "callbacks", ()) if isinstance(done, ToMeCLI) else ()
