@@ -61,7 +61,7 @@ def _run(argv: list[str]) -> bool:
     )  # fmt: skip
     batches = settle_batches(case, device, given.batch_size)
     output = _Output(given.json, given.plot, case, settings.training)
-    rows = run(case, settings, batches, after=output.take)
+    rows = run(case, settings, batches, after=output.take, meanwhile=output.keep)
     output.draw(rows)
     if given.end_to_end:
         output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
@@ -185,6 +185,10 @@ class _Output:
         from tome_lightning.speed.report import tell
 
         say("\n".join(tell([row for row in rows if row.batch == rows[-1].batch])))
+        self.keep(rows)
+
+    def keep(self, rows: list[Row]) -> None:
+        """Write what there is: a run that is cut off leaves the rounds it had."""
         self.content = [row.as_dict() for row in rows]
         self._write()
 

@@ -88,11 +88,18 @@ def run(
     settings: Settings,
     batches: Sequence[int],
     after: Callable[[list[Row]], None] | None = None,
+    meanwhile: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
-    """Measure at every batch size; ``after`` gets all rows so far when one is done."""
+    """Measure at every batch size; ``after`` gets all rows so far when one is done, ``meanwhile`` gets
+    them also as they come: of the batch size being measured, with the rounds that they have had."""
     rows: list[Row] = []
+
+    def partly(current: list[Row]) -> None:
+        if meanwhile is not None:
+            meanwhile([*rows, *current])
+
     for batch in batches:
-        rows += measure(case, settings, batch)
+        rows += measure(case, settings, batch, partly)
         if after is not None:
             after(rows)
     return rows

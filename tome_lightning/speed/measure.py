@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,11 +19,17 @@ from tome_lightning.speed.timing import Times, interleaved
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
 
 
-def measure(case: Case, settings: Settings, batch: int) -> list[Row]:
+def measure(
+    case: Case,
+    settings: Settings,
+    batch: int,
+    meanwhile: Callable[[list[Row]], None] | None = None,
+) -> list[Row]:
     """Rows of the dense model, which is the stock timm model called directly, and of every r.
 
     All share weights, optimizer and batch; the learning rate is 0, so no step changes another's
     tokens. A variant that runs out of memory or does not compile has an ``error`` in its row.
+    ``meanwhile`` gets the rows as far as they are known, when a variant has run and after each round.
     """
     device = settings.device
     vit = case.vit.to(device).train(settings.training)
@@ -36,16 +42,28 @@ def measure(case: Case, settings: Settings, batch: int) -> list[Row]:
         steps = [stepper.step(model) for model in (vit, *merged)]
         for i, step in enumerate(steps):
             rows[i] = _warmed_up(rows[i], step, stepper)
+            if meanwhile is not None:
+                meanwhile(rows[: i + 1])
         fine = [i for i, row in enumerate(rows) if row.error is None]
+
+        def so_far(times: list[Times]) -> None:
+            if meanwhile is not None:
+                meanwhile(_with_times(rows, fine, times))
+
         try:
-            times = interleaved([steps[i] for i in fine], device, settings.rounds)
+            times = interleaved([steps[i] for i in fine], device, settings.rounds, after=so_far)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             why = _why_failed(error)
             return [replace(row, error=row.error or why) for row in rows]
+    return _with_times(rows, fine, times)
+
+
+def _with_times(rows: Sequence[Row], fine: Sequence[int], times: Sequence[Times]) -> list[Row]:
+    """The rows with the times of those that ran, at these places, compared with the dense one."""
+    rows = list(rows)
     for i, measured in zip(fine, times, strict=True):
         rows[i] = _timed(rows[i], measured)
-    dense = rows[0].ms
-    return [_compared(row, dense) for row in rows]
+    return [_compared(row, rows[0].ms) for row in rows]
 
 
 class _Stepper:
