@@ -15,7 +15,7 @@ from tome_lightning.speed.case import Case
 from tome_lightning.speed.macs import counted_macs, macs
 from tome_lightning.speed.profiling import StepProfile, profile_step
 from tome_lightning.speed.rows import Row, Settings, device_name
-from tome_lightning.speed.timing import Times, interleaved
+from tome_lightning.speed.timing import Times, host_time, interleaved, time_unit
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
 
 
@@ -43,9 +43,40 @@ def measure(case: Case, settings: Settings, batch: int) -> list[Row]:
             why = _why_failed(error)
             return [replace(row, error=row.error or why) for row in rows]
     for i, measured in zip(fine, times, strict=True):
-        rows[i] = _timed(rows[i], measured)
+        rows[i] = replace(_timed(rows[i], measured), host_ms=stepper.host_ms(steps[i]))
     dense = rows[0].ms
     return [_compared(row, dense) for row in rows]
+
+
+def launch_times(case: Case, settings: Settings, batch: int) -> tuple[float, float] | None:
+    """Milliseconds that the host needs to launch a step of the model that merges most, and that it takes.
+
+    Uncompiled, whatever the settings: to compile a graph for each batch size that is tried takes minutes.
+
+    Returns:
+        None where it runs out of memory.
+    """
+    device = settings.device
+    settings = replace(settings, compile=False)
+    vit = case.vit.to(device).train(settings.training)
+    vit.set_grad_checkpointing(settings.checkpointing)
+    most = max(
+        (patch(vit, r=r, prop_attn=settings.prop_attn) for r in settings.r),
+        key=lambda model: sum(model.plan()),
+    )
+    try:
+        stepper = _Stepper(case, settings, batch)
+        step = stepper.step(most)
+        step()
+        step()  # the optimizer's state is made at the end of the first
+        launched, taken = stepper.host_ms(step), time_unit(step, 1, device)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        _why_failed(error)
+        torch.cuda.empty_cache()
+        return None
+    finally:
+        vit.zero_grad(set_to_none=True)
+    return launched or 0.0, taken
 
 
 class _Stepper:
@@ -91,6 +122,11 @@ class _Stepper:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def host_ms(self, step: Callable[[], None]) -> float | None:
+        """What the host needs for it; None where a step waits for the device itself, as the scaler's."""
+        waits = self.settings.training and self.settings.dtype == "float16"
+        return None if waits else host_time(step, self.settings.device)
 
     def whole_cycle(self, step: Callable[[], None]) -> Callable[[], None]:
         """What has the memory of a step in the middle of a run, where it is begun without gradients.

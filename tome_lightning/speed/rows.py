@@ -11,6 +11,7 @@ import torch
 
 from tome_lightning.tome import R
 
+LAUNCH_BOUND = 0.9  # share of a step's time that the host needs to launch it: what is left is noise
 Mode = Literal["forward", "train"]
 
 
@@ -59,6 +60,8 @@ class Row:
         activation_mem_mib: The same less weights, gradients and optimizer state.
         attention: flash, efficient, cudnn, math or unknown.
         kernel: The CUDA kernel's name.
+        host_ms: What the host needs to launch a step on an idle GPU; None on a CPU, and where a step
+            waits for the GPU by itself (training in float16).
         error: Why there are no figures.
     """
 
@@ -95,7 +98,13 @@ class Row:
     activation_mem_mib: float | None = None
     attention: str = "unknown"
     kernel: str | None = None
+    host_ms: float | None = None
     error: str | None = None
+
+    @property
+    def launch_bound(self) -> bool:
+        """Whether the GPU waits for launches: the host needs nearly as long as the step takes."""
+        return bool(self.host_ms and self.ms and self.host_ms >= LAUNCH_BOUND * self.ms)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
