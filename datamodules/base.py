@@ -18,6 +18,7 @@ from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
 from datamodules.samples import Key, Samples
+from datamodules.workers import started_of, too_few_workers, usable_cores
 
 if TYPE_CHECKING:
     from datamodules.on_device import DeviceTransform
@@ -54,7 +55,7 @@ class LabelledData(LightningDataModule, ABC):
         eval_batch_size: Views that go through the model at once in evaluation; `batch_size` if None.
             A batch has as many samples as have so many views together, at least one.
         num_workers: Loader processes per training process; never more are started than there are
-            cores or batches.
+            cores or batches, which is said.
         pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
         prefetch_factor: Batches that each worker prepares in advance.
         persistent_workers: Keep the workers between epochs.
@@ -66,6 +67,7 @@ class LabelledData(LightningDataModule, ABC):
         multi_label: Whether y is a row of K numbers and not a class index.
         preprocessing: How samples are prepared, by the names of the options: mean and std of each
             channel, and what of size, interpolation and crop_pct there is.
+        cores: Cores for this process's loaders; None: its equal part of those it may run on.
     """
 
     multi_label: ClassVar[bool] = False
@@ -94,6 +96,7 @@ class LabelledData(LightningDataModule, ABC):
         self._samples: dict[str, Samples] = {}
         self.known_classes: list[str] | None = None
         self.head_classes: int | None = None
+        self.cores: int | None = None
         self.on_device: DeviceTransform | None = None  # None: pixels leave the loader as they are
         for name in (
             "batch_size",
@@ -314,9 +317,7 @@ class LabelledData(LightningDataModule, ABC):
     def _cores(self) -> int:
         """Cores for each training process of this machine."""
         local = 1 if self.trainer is None else self.trainer.num_devices
-        usable = getattr(os, "sched_getaffinity", None)  # Linux only; knows a container's share
-        cores = len(usable(0)) if usable else os.cpu_count() or 1
-        return max(1, cores // local)
+        return self.cores or max(1, len(usable_cores()) // local)
 
     @property
     def workers(self) -> int:
@@ -330,6 +331,8 @@ class LabelledData(LightningDataModule, ABC):
         batch_size = self.batch_size if train else max(1, self.eval_batch_size // self.views(split))
         batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
         workers = min(self.workers, batches)
+        if told := started_of(self.num_workers, self._cores, batches):
+            rank_zero_info(f"{split}: {told}")
         return Loader(
             samples,
             batch_size=batch_size,
@@ -378,14 +381,11 @@ class LabelledData(LightningDataModule, ABC):
             self.batch_size = smaller
 
     def _warn_of_few_workers(self) -> None:
-        wanted = min(4, self._cores // 2)
         # Lightning itself warns of 0 or 1
         known = self.trainer is not None and self.num_workers < 2
-        if self.num_workers < wanted and self.epoch_length >= BIG and not known:
-            rank_zero_warn(
-                f"num_workers={self.num_workers} will probably keep the model waiting: there are "
-                f"{self._cores} cores for this process; try num_workers={min(8, self._cores)}"
-            )
+        told = too_few_workers(self.num_workers, self._cores)
+        if told and self.epoch_length >= BIG and not known:
+            rank_zero_warn(told)
 
 
 def require(name: str, value: object, fine: bool, expected: str) -> None:

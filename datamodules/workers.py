@@ -1,11 +1,14 @@
-"""Loader processes that end before their time: told between two batches, with what helps."""
+"""Loader processes: how many there are cores for, and what helps those that end before their time."""
 
+import os
 import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,48 @@ _NO_ROOM = re.compile(
     r"shared memory|unable to (write|mmap|resize|open|allocate)\b.* file </torch_"
 )
 _NO_FILES = re.compile(r"Too many open files|received 0 items of ancdata")
+
+
+def usable_cores() -> tuple[int, ...]:
+    """The cores that this process may run on: those that a container, `taskset` or srun leaves it."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux only
+    return tuple(sorted(usable(0))) if usable else tuple(range(os.cpu_count() or 1))
+
+
+def cores_of_each(masks: Sequence[Iterable[int]]) -> list[int]:
+    """How many cores each process of one machine has for itself, at least 1.
+
+    A core counts for each of the processes that may run on it by an equal part: a task that srun has
+    bound to cores of its own has all of them, processes that may run anywhere share the machine.
+
+    Args:
+        masks: Of each process the cores that it may run on.
+    """
+    sharing = Counter(core for mask in masks for core in mask)
+    return [max(1, int(sum(Fraction(1, sharing[core]) for core in mask))) for mask in masks]
+
+
+def started_of(wanted: int, cores: int, batches: int) -> str | None:
+    """What to tell where fewer loader processes start than are asked for; None if all do."""
+    if wanted <= min(cores, batches):
+        return None
+    if batches <= cores:
+        why = f"an epoch has {batches} batches on each process"
+    else:
+        why = f"there are {cores} cores for each process"
+        if any(name in os.environ for name in ("SLURM_STEP_ID", "SLURM_STEPID")):
+            why += " (srun itself has to be told --cpus-per-task, not sbatch alone)"
+    return f"{min(cores, batches)} loader processes instead of num_workers={wanted}, since {why}"
+
+
+def too_few_workers(asked: int, cores: int) -> str | None:
+    """What to tell where cores lie idle that could load; None if that is not so."""
+    if asked >= min(4, cores // 2):
+        return None
+    return (
+        f"num_workers={asked} will probably keep the model waiting: there are {cores} cores for this "
+        f"process; try num_workers={min(8, cores)}"
+    )
 
 
 @contextmanager

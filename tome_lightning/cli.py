@@ -69,6 +69,7 @@ from tome_lightning.resume import (
     run_dir_of,
 )
 from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
+from tome_lightning.same_data import SharedDataError
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
@@ -222,13 +223,12 @@ class ToMeCLI(LightningCLI):
             if args[0] not in self._subcommand_parsers:
                 raise
             verb = self._subcommand_parsers[args[0]]
-            known = {
+            known = _nested_options() | {
                 option.removeprefix("--")
                 for action in verb._actions
                 for option in action.option_strings
                 if not option.endswith("+")
             }
-            known |= _nested_options()
             raise UsageError(explain_parse_error(str(error), known)) from error
 
     def _parse_ckpt_path(self) -> None:
@@ -396,7 +396,7 @@ def exit_code(run: Callable[[], object]) -> int:
         return 0 if started_by_first() else stop.exit_code
     except Exception as error:
         mistake = users_mistake(error)
-        if isinstance(mistake, NonFiniteLossError) and rank():  # all processes raise it together
+        if isinstance(mistake, (NonFiniteLossError, SharedDataError)) and rank():  # raised by all
             return 0 if started_by_first() else 2
         if mistake is None and one_of_several() and lost_peer(error):
             reason = " ".join(str(error).split())[:200]

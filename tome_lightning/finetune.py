@@ -44,6 +44,7 @@ from tome_lightning.progress import (
     progress_of,
     set_loops,
 )
+from tome_lightning.same_data import set_up_together
 from tome_lightning.tasks import Task
 from tome_lightning.tome import patch
 from tome_lightning.tome.plan import R, check_possible
@@ -329,8 +330,7 @@ class FineTune(LightningModule):
         batches: Any = getattr(loader, "batch_sampler", None)
         if not isinstance(getattr(batches, "sampler", None), DistributedSampler):
             return readable.nonzero().squeeze(1)
-        first = batch_idx * batches.batch_size
-        places = torch.arange(first, first + len(y), device=y.device)
+        places = torch.arange(len(y), device=y.device) + batch_idx * batches.batch_size
         places = places * self.trainer.world_size + self.global_rank
         return (readable & (places < len(loader.dataset))).nonzero().squeeze(1)
 
@@ -358,15 +358,15 @@ class FineTune(LightningModule):
         if self.compiles:
             compile_model(self.model)
 
+    configure_callbacks = set_up_together  # the last hook before the data module's own set-up
     on_fit_start = on_fit_end = averages_to_device  # the strategy has moved the model
 
     def on_train_start(self) -> None:
         if self._pace is None or not self.trainer.global_step:
             self._pace = Pace.of(self.trainer)
         # Lightning's scheduler of it is not asked in an epoch that a run is resumed in.
-        self.trainer.accumulate_grad_batches = accumulation(
-            self.trainer, self.trainer.current_epoch
-        )
+        trainer = self.trainer
+        trainer.accumulate_grad_batches = accumulation(trainer, trainer.current_epoch)
         self._take_current_rates()
         self._pending.started(self.trainer)
         self.keep_frozen_in_eval()  # Lightning leaves out on_train_epoch_start where a run is resumed

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -308,14 +309,30 @@ def test_an_empty_class_of_val_is_only_reported(make_folder) -> None:
 
 
 def test_no_more_workers_start_than_cores_or_batches(
-    make_folder, monkeypatch: pytest.MonkeyPatch
+    make_folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     data = small(make_folder(train=6, val=2), num_workers=64)  # 4 and 2 batches
     data.setup("fit")
     assert data.workers == 6
-    assert data.train_dataloader().num_workers == 4
-    assert data.val_dataloader().num_workers == 2
+    with caplog.at_level("INFO"):
+        assert data.train_dataloader().num_workers == 4
+        assert data.val_dataloader().num_workers == 2
+    for split, workers in (("train", 4), ("val", 2)):
+        assert (
+            f"{split}: {workers} loader processes instead of num_workers=64, since" in caplog.text
+        )
+
+
+def test_cores_that_are_known_to_be_this_process_s_are_not_divided_again(
+    make_folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    data = small(make_folder(), num_workers=16)
+    data.trainer = SimpleNamespace(num_devices=8)  # type: ignore[assignment]
+    assert data.workers == 1  # of cores that all may run on
+    data.cores = 12
+    assert data.workers == 12
 
 
 def test_too_few_workers_for_big_data_are_reported(

@@ -13,7 +13,13 @@ from datamodules.errors import WorkerError
 from datamodules.filelist import FileList
 from datamodules.loader import Loader
 from datamodules.samples import Samples
-from datamodules.workers import deaths_found_between_batches, explained
+from datamodules.workers import (
+    cores_of_each,
+    deaths_found_between_batches,
+    explained,
+    started_of,
+    too_few_workers,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -103,3 +109,40 @@ def test_the_handler_that_raises_wherever_one_is_goes_and_others_stay(monkeypatc
         assert signal.getsignal(signal.SIGCHLD) is mine
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize(
+    ("masks", "cores"),
+    [
+        ([range(12)], [12]),
+        ([range(96)] * 8, [12] * 8),  # torchrun: all may run anywhere
+        ([range(12 * n, 12 * n + 12) for n in range(8)], [12] * 8),  # srun's bound tasks
+        ([range(n, n + 1) for n in range(8)], [1] * 8),  # srun that was not told --cpus-per-task
+        ([range(n // 4 * 32, n // 4 * 32 + 32) for n in range(8)], [8] * 8),  # bound to a socket
+        ([range(4)] * 8, [1] * 8),
+        ([range(4), range(2, 6)], [3, 3]),
+        ([range(8), range(2)], [7, 1]),
+    ],
+)
+def test_a_core_counts_for_each_process_that_may_run_on_it(masks, cores) -> None:
+    assert cores_of_each([tuple(mask) for mask in masks]) == cores
+
+
+def test_fewer_workers_than_asked_for_are_always_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    assert started_of(8, 8, 8) is None
+    assert started_of(0, 1, 1) is None
+    told = "1 loader processes instead of num_workers=8, since there are 1 cores for each process"
+    assert started_of(8, 1, 100) == told
+    assert started_of(8, 6, 3) == (
+        "3 loader processes instead of num_workers=8, since an epoch has 3 batches on each process"
+    )
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert (started_of(8, 1, 100) or "").startswith(f"{told} (srun itself has to be told")
+    assert "srun" not in (started_of(8, 6, 3) or "")
+
+
+def test_idle_cores_are_told() -> None:
+    assert too_few_workers(2, 16) is not None
+    assert too_few_workers(4, 16) is None
+    assert too_few_workers(0, 1) is None

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tome_lightning.tome import (
@@ -13,7 +14,7 @@ from tome_lightning.tome import (
     restore_order,
     unmerge,
 )
-from tome_lightning.tome.merge import output_index
+from tome_lightning.tome.merge import _group_mean, _new_size, output_index
 
 
 def chain(prefix, steps=3, n=24, batch=2, seed=0, dtype=torch.float32):
@@ -262,3 +263,26 @@ def test_its_gradient_is_a_gather_and_a_product(dtype):
     of_group = merged.size.gather(1, group)
     spread = weight.gather(1, group.expand(-1, -1, 64))
     assert torch.equal(grad, (spread * (size / of_group)).to(dtype))
+
+
+class Results(TorchFunctionMode):
+    """What each call of torch gives back."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.found.append(out)
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_group_mean_is_no_tensor_that_was_there_before(dtype):
+    """torch.compile of torch 2.11 gives such a one's gradient to nobody: zero for all below it."""
+    matching = bipartite_soft_matching(torch.randn(2, 9, 4), 3, 1)
+    x, size = torch.randn(2, 9, 4, dtype=dtype), torch.ones(2, 9, 1)
+    with Results() as results:
+        mean = _group_mean(x, size, _new_size(size, matching), matching)
+    assert sum(one is mean for one in results.found) == 1

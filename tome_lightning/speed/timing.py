@@ -37,6 +37,23 @@ def time_unit(step: Callable[[], object], repeats: int, device: torch.device) ->
     return 1000 * (time.perf_counter() - start) / repeats
 
 
+def host_time(step: Callable[[], object], device: torch.device, rounds: int = 5) -> float | None:
+    """Milliseconds until a step returns that finds the device idle: what the host needs to launch it.
+
+    As long as the step itself where the device waits for launches. None on a CPU, which launches nothing.
+    """
+    if device.type != "cuda":
+        return None
+    taken = []
+    for _ in range(rounds):
+        synchronize(device)
+        start = time.perf_counter()
+        step()
+        taken.append(1000 * (time.perf_counter() - start))
+    synchronize(device)
+    return statistics.median(taken)
+
+
 def interleaved(
     steps: Sequence[Callable[[], object]],
     device: torch.device,

@@ -106,8 +106,8 @@ class _GroupMean(torch.autograd.Function):
 def _group_mean(x: Tensor, size: Tensor | None, new_size: Tensor, matching: Matching) -> Tensor:
     """``[B, N, C] -> [B, N - r, C]``: the size-weighted mean of kept tokens and what lands on them.
 
-    In as few passes over the tokens as there are: sums are made in place, since autograd looks at
-    none of this, and a product with float32 sizes is one in float32 without a copy beforehand.
+    In few passes over the tokens: the sum is made in place, since autograd looks at none of this, and
+    the product with float32 sizes is one in float32 without a copy beforehand.
     """
     keep, src, dst = matching
     # without sizes every token is one patch: nothing to multiply
@@ -117,7 +117,10 @@ def _group_mean(x: Tensor, size: Tensor | None, new_size: Tensor, matching: Matc
     total = _rows(wide, keep, batch).flatten(0, 1)
     landing = _flat(dst, keep.shape[1], batch)
     total.index_add_(0, landing, _rows(wide, src, batch).flatten(0, 1))
-    return total.unflatten(0, keep.shape).div_(new_size).to(x.dtype)
+    mean = total.unflatten(0, keep.shape) / new_size
+    # Neither div_ nor a rounding to the same dtype, as the last operation: where that gives back its own
+    # input, torch.compile of 2.11 loses the gradient (PyTorch issue 180642).
+    return mean if mean.dtype == x.dtype else mean.to(x.dtype)
 
 
 def _wide(x: Tensor) -> torch.dtype:
