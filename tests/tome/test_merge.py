@@ -280,7 +280,7 @@ class Results(TorchFunctionMode):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_group_mean_is_no_tensor_that_was_there_before(dtype):
-    """torch.compile of torch 2.11 gives such a one's gradient to nobody: zero for all that is below it."""
+    """Such a one's gradient is lost by torch.compile of torch 2.11: zero for all that is below it."""
     matching = bipartite_soft_matching(torch.randn(2, 9, 4), 3, 1)
     x, size = torch.randn(2, 9, 4, dtype=dtype), torch.ones(2, 9, 1)
     with Results() as results:
