@@ -16,7 +16,8 @@ from torch import Tensor
 from datamodules.class_names import refuse_other_classes
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
-from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
+from datamodules.leaving import outlive_signals
+from datamodules.loader import EpochSampler, Loader, flatten_repeats
 from datamodules.samples import Key, Samples
 from datamodules.workers import started_of, too_few_workers, usable_cores
 
