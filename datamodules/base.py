@@ -1,6 +1,7 @@
 """What every data module here shares: splits, loaders, bad files, and what a checkpoint keeps."""
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ class LabelledData(LightningDataModule, ABC):
         max_corrupt_share: float = 0.05,
     ) -> None:
         super().__init__()
+        self.asked = time.time()  # lists that other ranks make from now on are as good as ours
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
@@ -99,13 +101,8 @@ class LabelledData(LightningDataModule, ABC):
         self.head_classes: int | None = None
         self.cores: int | None = None
         self.on_device: DeviceTransform | None = None  # None: pixels leave the loader as they are
-        for name in (
-            "batch_size",
-            "eval_batch_size",
-            "num_workers",
-            "prefetch_factor",
-            "max_retries",
-        ):
+        whole = "batch_size eval_batch_size num_workers prefetch_factor max_retries"
+        for name in whole.split():
             value = getattr(self, name)
             require(name, value, isinstance(value, int), "a whole number")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
