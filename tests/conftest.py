@@ -21,6 +21,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """What pyproject.toml says to plugins that a machine lent for its GPU lacks: taken, not used."""
+    if not pluginmanager.hasplugin("xdist"):
+        parser.addoption("--dist", help="pytest-xdist is not installed")
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "pytest-timeout is not installed: no test is cut off")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout(seconds): pytest-timeout's, without effect")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

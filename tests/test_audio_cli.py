@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from tome_lightning import Image, Spectrogram
 from tome_lightning.__main__ import main
 
 from .datamodules.audio_tree import CLASSES, write_tree
+
+soundfile = pytest.importorskip("soundfile")
 
 K = len(CLASSES)
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from PIL import Image as Pictures
 
 from tome_lightning.__main__ import main
 
 from .datamodules.videos import write_clip
+
+soundfile = pytest.importorskip("soundfile")
 
 DATA = Path(__file__).parent / "data"
 SHARED = (

@@ -14,9 +14,10 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from hatchling.build import build_editable, build_sdist, build_wheel
 
 import recipes
+
+building = pytest.importorskip("hatchling.build")
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tome_lightning", "datamodules", "checkpoints", "recipes")
@@ -57,7 +58,7 @@ def _build(backend, tree: Path, into: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _build(build_wheel, tree, tmp_path_factory.mktemp("wheel"))
+    return _build(building.build_wheel, tree, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def sites(
     installed = tmp_path_factory.mktemp("site").resolve()
     editable = tmp_path_factory.mktemp("editable-site")
     shutil.unpack_archive(wheel, installed, "zip")
-    built = _build(build_editable, tree, tmp_path_factory.mktemp("editable-wheel"))
+    built = _build(building.build_editable, tree, tmp_path_factory.mktemp("editable-wheel"))
     shutil.unpack_archive(built, editable, "zip")
     return {"checkout": (None, tree), "editable": (editable, tree), "wheel": (installed, installed)}
 
@@ -171,8 +172,8 @@ def test_what_a_run_leaves_behind_is_not_packaged(tree, tmp_path):
     for left in ("checkpoints/epoch=0.ckpt", "runs/a/metrics.csv", "lightning_logs/a.yaml"):
         (messy / left).parent.mkdir(parents=True, exist_ok=True)
         (messy / left).touch()
-    wheel = zipfile.ZipFile(_build(build_wheel, messy, tmp_path))
-    shutil.unpack_archive(_build(build_sdist, messy, tmp_path), tmp_path / "sdist")
+    wheel = zipfile.ZipFile(_build(building.build_wheel, messy, tmp_path))
+    shutil.unpack_archive(_build(building.build_sdist, messy, tmp_path), tmp_path / "sdist")
     (sdist,) = (tmp_path / "sdist").iterdir()
     shipped = [
         *wheel.namelist(),

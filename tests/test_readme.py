@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from PIL import Image
 
 from tome_lightning.__main__ import main
 
 from .datamodules.audio_tree import write_tree
 from .datamodules.videos import write_clip
+
+soundfile = pytest.importorskip("soundfile")
 
 ROOT = Path(__file__).parents[1]
 SMALL = (

@@ -32,6 +32,25 @@ def test_a_table_rows_and_a_picture(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_is_cut_off_leaves_the_rounds_it_had(tmp_path, monkeypatch):
+    from tome_lightning.speed import timing
+
+    calls, unit = [], timing.time_unit
+
+    def cut_off(*args):
+        calls.append(args)
+        if len(calls) == 2 + 2 * 2 + 1:  # a trial, two rounds
+            raise KeyboardInterrupt
+        return unit(*args)
+
+    monkeypatch.setattr(timing, "time_unit", cut_off)
+    rows = tmp_path / "a.json"
+    assert (
+        main([*SMALL, "--r", "1", "--batch-size", "1", "--rounds", "9", "--json", str(rows)]) == 130
+    )
+    assert [row["rounds"] for row in json.loads(rows.read_text())] == [2, 2]
+
+
 def test_a_recipe_takes_the_options_of_its_model(tmp_path):
     rows = tmp_path / "a.json"
     words = "--recipe quickstart --model.vit.depth 2 --batch-size 2 --rounds 1 --device cpu --json"

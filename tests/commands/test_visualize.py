@@ -5,10 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
 
@@ -18,6 +16,9 @@ from tome_lightning.commands.visualize import main
 from tome_lightning.inputs import Clip, Spectrogram
 from tome_lightning.inputs import Image as ImageInput
 from tome_lightning.tasks import MultiLabel, SingleLabel
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
 
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 MODULES: dict[str, Any] = {

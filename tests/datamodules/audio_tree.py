@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
+import pytest
+
+soundfile = pytest.importorskip("soundfile")
 
 RATE = 16_000
 CLASSES = {  # label id and display name, in the order of the index

@@ -5,10 +5,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-import soundfile
+import pytest
 from torch import Tensor
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
 
 RATE = 16_000
 

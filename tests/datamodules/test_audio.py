@@ -7,10 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from datamodules import audio
@@ -28,6 +26,9 @@ from datamodules.errors import DataError
 
 from .sounds import RATE, cut, delay, encode, likeness, pitch, streamed_wav, sweep, tone, write
 from .videos import write_clip
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
 
 DATA = Path(__file__).parents[1] / "data"
 ENCODED = {  # encoder, rate, and samples that a file without edit list or delay header has in front

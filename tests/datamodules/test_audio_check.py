@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from datamodules.audio import AudioReader
 from datamodules.audio_check import AudioCheck
 from datamodules.audio_transforms import centre
 from datamodules.features import FrontEnd
+
+soundfile = pytest.importorskip("soundfile")
 
 FRONT = FrontEnd(frames=64, mels=16, mean=-4.0, std=4.0)
 CHECK = AudioCheck(AudioReader(FRONT.seconds, 30.0), FRONT)

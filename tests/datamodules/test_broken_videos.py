@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 import torch
 
@@ -14,6 +13,8 @@ from datamodules.decoding import VideoError, _OtherVideo, open_video
 
 from .decoders import LIMIT, clip, every_decoder, numbers, read
 from .videos import write_clip, write_sound
+
+av = pytest.importorskip("av")
 
 
 @every_decoder

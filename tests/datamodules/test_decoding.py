@@ -4,7 +4,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,8 @@ from datamodules.videos import PyAVVideo
 
 from .decoders import CLIPS, FIXED_GOP, clip, every_decoder, numbers, read
 from .videos import picture, write_clip
+
+av = pytest.importorskip("av")
 
 
 def remux(path: str, to: Path, shift: int = 0, rotation: int = 0) -> str:

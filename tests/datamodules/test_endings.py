@@ -5,10 +5,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image, features
 
@@ -19,6 +17,9 @@ from datamodules.image_reader import read_image
 from datamodules.videos import PyAVVideo
 
 from .sounds import RATE, encode, likeness, sweep
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
 
 DATA = Path(__file__).parents[1] / "data"
 UNWRITTEN = {".psd": "Pillow", ".ape": "FFmpeg"}  # read, but not written by

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -30,6 +29,8 @@ from datamodules.moving_digits import (
     write_moving_digits,
 )
 from datamodules.videos import PyAVVideo
+
+av = pytest.importorskip("av")
 
 FEW = {"train": 4, "val": 2}
 DIRECTION = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "still": (0, 0), "up": (-1, 0)}

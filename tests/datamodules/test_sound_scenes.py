@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from datamodules import sound_scenes
@@ -31,6 +30,8 @@ from datamodules.sound_scenes import (
     write_sound_scenes,
 )
 from datamodules.sound_synthesis import SOUNDS, TOP
+
+soundfile = pytest.importorskip("soundfile")
 
 FEW = {"train": 40, "val": 24}
 

@@ -5,8 +5,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
 
 ROWS, COLUMNS = 3, 4  # blocks of a frame; each is one bit of its number, so 4096 numbers
 DARK, BRIGHT = 70, 186

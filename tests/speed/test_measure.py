@@ -48,6 +48,17 @@ def test_the_dense_row_is_what_others_are_compared_with():
     assert merged[0].token_ratio == pytest.approx((63 + 59 + 55 + 51) / 4 / 65)
 
 
+def test_rows_are_given_as_they_come_and_with_each_round():
+    seen = []
+    last = measure(_case(), _settings("forward", r=(12,), rounds=3), batch=2, meanwhile=seen.append)
+    known = [[(row.variant, row.rounds) for row in rows] for rows in seen]
+    warm = [[("dense", None)], [("dense", None), ("tome", None)]]
+    assert known == [*warm, *([("dense", n), ("tome", n)] for n in (1, 2, 3))]
+    assert seen[-1] == last
+    assert all(rows[-1].peak_mem_mib is not None for rows in seen)
+    assert seen[2][-1].speedup is not None
+
+
 def test_weights_do_not_change_while_they_are_trained():
     case = _case()
     before = {name: value.clone() for name, value in case.vit.state_dict().items()}

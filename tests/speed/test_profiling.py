@@ -61,6 +61,21 @@ def test_the_kernel_of_most_blocks_is_told():
     assert attention_kernel(["gemm"]) is None
 
 
+class Event:
+    def __init__(self, ms: float, named: bool = False) -> None:
+        self.ns, self.named = int(1e6 * ms), named
+
+    def duration_ns(self) -> int:
+        return self.ns
+
+    def is_user_annotation(self) -> bool:
+        return self.named
+
+
+def test_a_device_is_busy_with_kernels_not_with_the_regions_that_hold_them():
+    assert profiling.busy_ms([Event(2), Event(9, named=True), Event(0.5)]) == 2.5
+
+
 class Allocator:
     """Stands for torch.cuda's: what a test says is alive, and the most of it at once."""
 

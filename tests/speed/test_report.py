@@ -54,8 +54,24 @@ def test_slower_than_dense_is_said_with_a_reason(rows):
     assert line == (
         "r=2: 0.80x of at most 1.50x: slower than dense, as 17 tokens are few: larger inputs gain more"
     )
-    on_gpu = _made_up(rows[:2], speedup=0.8, mac_ratio=1.5, realised=0.53, device="cuda")
-    assert "waiting for launches" in tell(on_gpu)[-1]
+    waiting = _made_up(rows[:2], speedup=0.8, mac_ratio=1.5, realised=0.53, host_ms=9.8)
+    assert any(line.endswith("leaves the GPU waiting for launches") for line in tell(waiting))
+
+
+def test_the_host_s_time_is_said_where_it_reaches_the_step_s(rows):
+    def told(**figures) -> list[str]:
+        return [line for line in tell(_made_up(rows[:2], **figures)) if "launch-bound" in line]
+
+    assert told(host_ms=8.0) == told(host_ms=None) == []  # of 10 ms
+    assert told(host_ms=9.8, device_ms=9.5) == []  # it waits for room in the queue of launches
+    (line,) = told(host_ms=9.8, device_ms=6.0)
+    assert "r=2 9.8 of 10.0 ms" in line
+    assert "dense" not in line
+    assert line.endswith("raise --batch-size, or give --compile")
+    (compiled,) = [line for line in tell([replace(row, compile=True, host_ms=10.0)
+                   for row in _made_up(rows[:2])]) if "launch-bound" in line]  # fmt: skip
+    assert "dense 10.0 of 10.0 ms, r=2 10.0 of 10.0 ms" in compiled
+    assert compiled.endswith("raise --batch-size")
 
 
 def test_a_failed_variant_and_a_doubtful_count_are_told(rows):

@@ -4,7 +4,8 @@ import time
 
 import torch
 
-from tome_lightning.speed.timing import interleaved
+from tome_lightning.speed import timing
+from tome_lightning.speed.timing import host_time, interleaved
 
 CPU = torch.device("cpu")
 
@@ -37,3 +38,16 @@ def test_rounds_fill_the_time_within_bounds():
 
     assert count(0.0) == 5
     assert count(0.2) <= 13
+
+
+def test_the_host_s_time_leaves_out_what_the_device_still_does(monkeypatch):
+    """A step on a GPU returns when it is launched; what is waited for around it is not counted."""
+    waited = []
+    monkeypatch.setattr(timing, "synchronize", lambda device: (waited.append(1), time.sleep(0.05)))
+    taken = host_time(lambda: time.sleep(0.002), torch.device("cuda"), rounds=3)
+    assert 2 <= taken < 50
+    assert len(waited) == 4  # idle before each, and at the end
+
+
+def test_a_cpu_launches_nothing():
+    assert host_time(lambda: None, CPU) is None

@@ -2,6 +2,8 @@ import itertools
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tome_lightning.tome import (
     Matching,
@@ -12,7 +14,7 @@ from tome_lightning.tome import (
     restore_order,
     unmerge,
 )
-from tome_lightning.tome.merge import output_index
+from tome_lightning.tome.merge import _group_mean, _new_size, output_index
 
 
 def chain(prefix, steps=3, n=24, batch=2, seed=0, dtype=torch.float32):
@@ -190,3 +192,97 @@ def test_torchs_function_transforms_see_through_a_merge():
         wanted = one.clone().requires_grad_()
         energy(wanted).backward()
         torch.testing.assert_close(grad, wanted.grad)
+
+
+class Passes(TorchDispatchMode):
+    """Counts operations that go through at least so many numbers; a sum that copies first is two."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers, self.count = numbers, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        views = func.is_view or func in VIEWS
+        if isinstance(out, torch.Tensor) and out.numel() >= self.numbers and not views:
+            self.count += 2 if func is torch.ops.aten.index_add.default else 1
+        return out
+
+
+VIEWS = (torch.ops.aten._unsafe_view.default,)
+
+
+def out_of_place(x, size, matching):
+    """The group mean in the plainest operations, and its number of passes."""
+    keep, src, dst = (index.unsqueeze(-1).expand(-1, -1, x.shape[-1]) for index in matching)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = wide * size
+    total = wide.gather(1, keep).scatter_add(1, dst, wide.gather(1, src))
+    groups = size.gather(1, matching.keep.unsqueeze(-1))
+    groups = groups.scatter_add(
+        1, matching.dst.unsqueeze(-1), size.gather(1, matching.src.unsqueeze(-1))
+    )
+    return (total / groups).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sizes", "passes"),
+    # [N] sizes times tokens, both gathers, sum, division, rounding
+    [
+        (torch.bfloat16, True, 6),
+        (torch.float32, True, 5),
+        (torch.float32, False, 4),
+        (torch.float64, True, 5),
+    ],
+)
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_group_mean_is_few_passes_and_the_same_to_the_last_bit(dtype, sizes, passes, grad):
+    torch.manual_seed(0)
+    x = torch.randn(3, 41, 64).to(dtype).requires_grad_(grad)
+    size = torch.randint(1, 9, (3, 41, 1)).float() if sizes else None
+    matching = bipartite_soft_matching(x, 20, 1)  # half of them: the gathers are of one size
+    with Passes(3 * 20 * 64) as counter:
+        merged = merge_tokens(TokenState(x, size), matching)
+    assert counter.count == passes
+    ones = torch.ones(3, 41, 1)
+    assert torch.equal(merged.x, out_of_place(x, ones if size is None else size, matching))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_its_gradient_is_a_gather_and_a_product(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(3, 41, 64).to(dtype).requires_grad_()
+    size = torch.randint(1, 9, (3, 41, 1)).float()
+    matching = bipartite_soft_matching(x, 20, 1)
+    merged = merge_tokens(TokenState(x, size), matching)
+    weight = torch.randn_like(merged.x)
+    with Passes(3 * 41 * 64) as counter:
+        (grad,) = torch.autograd.grad(merged.x, x, weight)
+    assert counter.count == 2
+    group = output_index(matching).unsqueeze(-1)
+    of_group = merged.size.gather(1, group)
+    spread = weight.gather(1, group.expand(-1, -1, 64))
+    assert torch.equal(grad, (spread * (size / of_group)).to(dtype))
+
+
+class Results(TorchFunctionMode):
+    """What each call of torch gives back."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.found.append(out)
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_group_mean_is_no_tensor_that_was_there_before(dtype):
+    """torch.compile of torch 2.11 gives such a one's gradient to nobody: zero for all below it."""
+    matching = bipartite_soft_matching(torch.randn(2, 9, 4), 3, 1)
+    x, size = torch.randn(2, 9, 4, dtype=dtype), torch.ones(2, 9, 1)
+    with Results() as results:
+        mean = _group_mean(x, size, _new_size(size, matching), matching)
+    assert sum(one is mean for one in results.found) == 1

@@ -59,9 +59,9 @@ def _run(argv: list[str]) -> bool:
         case, device, rs, given.mode, given.dtype, compile=given.compile,
         prop_attn=given.prop_attn, checkpointing=given.checkpointing, rounds=given.rounds,
     )  # fmt: skip
-    batches = settle_batches(case, device, given.batch_size)
+    batches = settle_batches(case, settings, given.batch_size)
     output = _Output(given.json, given.plot, case, settings.training)
-    rows = run(case, settings, batches, after=output.take)
+    rows = run(case, settings, batches, after=output.take, meanwhile=output.keep)
     output.draw(rows)
     if given.end_to_end:
         output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
@@ -113,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--r", nargs="+", help="16, 16:-1.0 (inflection), 8,8,8 (a block each) or keep=0.9; several"
     )
-    add("--batch-size", type=int, nargs="+", metavar="N", help="one or several; 64, on a CPU 8")
+    size = "one or several; by default so many that a GPU is busy, 64 or more; on a CPU 8"
+    add("--batch-size", type=int, nargs="+", metavar="N", help=size)
     add("--mode", default="forward", help="forward, or train: backward and AdamW as well")
     add("--dtype", help="float32 (default), bfloat16 or float16, by autocast")
     add("--compile", action="store_true", help="torch.compile for dense and merged alike")
@@ -185,6 +186,10 @@ class _Output:
         from tome_lightning.speed.report import tell
 
         say("\n".join(tell([row for row in rows if row.batch == rows[-1].batch])))
+        self.keep(rows)
+
+    def keep(self, rows: list[Row]) -> None:
+        """Write what there is: a run that is cut off leaves the rounds it had."""
         self.content = [row.as_dict() for row in rows]
         self._write()
 

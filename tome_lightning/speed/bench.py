@@ -10,14 +10,18 @@ import torch
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.speed.case import Case, default_r, from_recipe, from_timm
-from tome_lightning.speed.measure import measure
-from tome_lightning.speed.rows import Mode, Row, Settings
+from tome_lightning.speed.measure import launch_times, measure
+from tome_lightning.speed.rows import Mode, Row, Settings, waits_for_launches
 from tome_lightning.tome import R, layer_plan
 from tome_lightning.tome.plan import check_possible
 
 MODES = ("forward", "train")
 DTYPES = ("float32", "bfloat16", "float16")
-BATCH = {"cuda": 64, "cpu": 8}  # where neither the user nor a recipe says
+BATCH = {"cuda": 64, "cpu": 8}  # where neither the user nor a recipe says; the least on a GPU
+MOST = 1024  # on a GPU
+BUSY = (
+    0.7  # share of a step's time within which the host has to launch it: well below `LAUNCH_BOUND`
+)
 
 
 def benchmark(
@@ -80,7 +84,7 @@ def benchmark(
         case, where, rs, mode, dtype, compile=compile, prop_attn=prop_attn,
         checkpointing=checkpointing, rounds=rounds,
     )  # fmt: skip
-    return run(case, settings, settle_batches(case, where, batches))
+    return run(case, settings, settle_batches(case, settings, batches))
 
 
 def run(
@@ -88,11 +92,18 @@ def run(
     settings: Settings,
     batches: Sequence[int],
     after: Callable[[list[Row]], None] | None = None,
+    meanwhile: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
-    """Measure at every batch size; ``after`` gets all rows so far when one is done."""
+    """Measure at every batch size; ``after`` gets all rows so far when one is done, ``meanwhile`` gets
+    them also as they come: of the batch size being measured, with the rounds that they have had."""
     rows: list[Row] = []
+
+    def partly(current: list[Row]) -> None:
+        if meanwhile is not None:
+            meanwhile([*rows, *current])
+
     for batch in batches:
-        rows += measure(case, settings, batch)
+        rows += measure(case, settings, batch, partly)
         if after is not None:
             after(rows)
     return rows
@@ -142,16 +153,35 @@ def settle(
     )
 
 
-def settle_batches(case: Case, device: torch.device, given: Sequence[int] | None) -> list[int]:
-    """The batch sizes: given, the recipe's, or 64 on a GPU and 4 on a CPU.
+def settle_batches(case: Case, settings: Settings, given: Sequence[int] | None) -> list[int]:
+    """The batch sizes: given, the recipe's, 8 on a CPU, or one that keeps a GPU busy, 64 or more.
 
     Raises:
         UsageError: For one below 1.
     """
-    batches = list(given) if given else [case.batch_size or BATCH[device.type]]
+    batches = list(given or ())
+    if not batches and case.batch_size is None and settings.device.type == "cuda":
+        batches = [busy_batch(lambda batch: launch_times(case, settings, batch))]
+    batches = batches or [case.batch_size or BATCH["cpu"]]
     if min(batches) < 1:
         raise UsageError(f"--batch-size is 1 or more, got {min(batches)}.")
     return batches
+
+
+def busy_batch(times: Callable[[int], tuple[float, float | None, float] | None]) -> int:
+    """The smallest batch, from 64 by doubling, at which a GPU does not wait for launches.
+
+    Args:
+        times: Of a batch size what the host needs to launch a step, what its kernels take and what
+            the step takes, milliseconds; None where it does not fit.
+
+    Returns:
+        The largest one that fits, at most 1024, where it waits at all of them.
+    """
+    batch = BATCH["cuda"]
+    while (now := times(batch)) is not None and waits_for_launches(*now, BUSY) and batch < MOST:
+        batch *= 2
+    return batch if now is not None else max(batch // 2, BATCH["cuda"])
 
 
 def find_device(name: str) -> torch.device:

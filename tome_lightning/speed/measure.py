@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,15 +15,21 @@ from tome_lightning.speed.case import Case
 from tome_lightning.speed.macs import counted_macs, macs
 from tome_lightning.speed.profiling import StepProfile, profile_step
 from tome_lightning.speed.rows import Row, Settings, device_name
-from tome_lightning.speed.timing import Times, interleaved
+from tome_lightning.speed.timing import Times, host_time, interleaved, time_unit
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
 
 
-def measure(case: Case, settings: Settings, batch: int) -> list[Row]:
+def measure(
+    case: Case,
+    settings: Settings,
+    batch: int,
+    meanwhile: Callable[[list[Row]], None] | None = None,
+) -> list[Row]:
     """Rows of the dense model, which is the stock timm model called directly, and of every r.
 
     All share weights, optimizer and batch; the learning rate is 0, so no step changes another's
     tokens. A variant that runs out of memory or does not compile has an ``error`` in its row.
+    ``meanwhile`` gets the rows as far as they are known, when a variant has run and after each round.
     """
     device = settings.device
     vit = case.vit.to(device).train(settings.training)
@@ -36,16 +42,65 @@ def measure(case: Case, settings: Settings, batch: int) -> list[Row]:
         steps = [stepper.step(model) for model in (vit, *merged)]
         for i, step in enumerate(steps):
             rows[i] = _warmed_up(rows[i], step, stepper)
+            if meanwhile is not None:
+                meanwhile(rows[: i + 1])
         fine = [i for i, row in enumerate(rows) if row.error is None]
+
+        def so_far(times: list[Times]) -> None:
+            if meanwhile is not None:
+                meanwhile(_with_times(rows, fine, times))
+
         try:
-            times = interleaved([steps[i] for i in fine], device, settings.rounds)
+            times = interleaved([steps[i] for i in fine], device, settings.rounds, after=so_far)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             why = _why_failed(error)
             return [replace(row, error=row.error or why) for row in rows]
+    return _with_times(rows, fine, times)
+
+
+def _with_times(rows: Sequence[Row], fine: Sequence[int], times: Sequence[Times]) -> list[Row]:
+    """The rows with the times of those that ran, at these places, compared with the dense one."""
+    rows = list(rows)
     for i, measured in zip(fine, times, strict=True):
         rows[i] = _timed(rows[i], measured)
-    dense = rows[0].ms
-    return [_compared(row, dense) for row in rows]
+    return [_compared(row, rows[0].ms) for row in rows]
+
+
+def launch_times(
+    case: Case, settings: Settings, batch: int
+) -> tuple[float, float | None, float] | None:
+    """Milliseconds of a step of the model that merges most: to launch it, of its kernels, in all.
+
+    Uncompiled, whatever the settings: to compile a graph for each batch size that is tried takes minutes.
+
+    Returns:
+        None where it runs out of memory.
+    """
+    device = settings.device
+    settings = replace(settings, compile=False)
+    vit = case.vit.to(device).train(settings.training)
+    vit.set_grad_checkpointing(settings.checkpointing)
+    most = max(
+        (patch(vit, r=r, prop_attn=settings.prop_attn) for r in settings.r),
+        key=lambda model: sum(model.plan()),
+    )
+    try:
+        stepper = _Stepper(case, settings, batch)
+        step = stepper.step(most)
+        step()
+        step()  # the optimizer's state is made at the end of the first
+        times = stepper.host_ms(step) or 0.0, _device_ms(step, device), time_unit(step, 1, device)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        _why_failed(error)
+        torch.cuda.empty_cache()
+        return None
+    finally:
+        vit.zero_grad(set_to_none=True)
+    return times
+
+
+def _device_ms(step: Callable[[], None], device: torch.device) -> float | None:
+    return profile_step(step, device).device_ms if device.type == "cuda" else None
 
 
 class _Stepper:
@@ -92,16 +147,24 @@ class _Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def host_ms(self, step: Callable[[], None]) -> float | None:
+        """What the host needs for it; None where a step waits for the device itself, as the scaler's."""
+        waits = self.settings.training and self.settings.dtype == "float16"
+        return None if waits else host_time(step, self.settings.device)
+
+    @property
+    def cycle_steps(self) -> int:
+        return 2 if self.settings.training else 1
+
     def whole_cycle(self, step: Callable[[], None]) -> Callable[[], None]:
         """What has the memory of a step in the middle of a run, where it is begun without gradients.
 
         Neither the profiler nor CUDA's peak less what was there before sees the release of older
         gradients: those of the last step have to be made within it (`drop_gradients` comes before).
         """
-        times = 2 if self.settings.training else 1
 
         def run() -> None:
-            for _ in range(times):
+            for _ in range(self.cycle_steps):
                 step()
 
         return run
@@ -166,10 +229,11 @@ def _warmed_up(row: Row, step: Callable[[], None], stepper: _Stepper) -> Row:
         step()
         cycle = stepper.whole_cycle(step)
         profiled = profile_step(cycle, stepper.settings.device, clear=stepper.drop_gradients)
+        host_ms = stepper.host_ms(step)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         why = _why_failed(error)
     else:
-        return _with_memory(row, profiled, stepper)
+        return replace(_with_memory(row, profiled, stepper), host_ms=host_ms)
     stepper.drop_gradients()
     if stepper.settings.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -178,8 +242,10 @@ def _warmed_up(row: Row, step: Callable[[], None], stepper: _Stepper) -> Row:
 
 def _with_memory(row: Row, profiled: StepProfile, stepper: _Stepper) -> Row:
     held = profiled.peak_bytes + stepper.batch_bytes()  # beyond weights and optimizer state
+    device_ms, steps = profiled.device_ms, stepper.cycle_steps
     return replace(
         row,
+        device_ms=None if device_ms is None else device_ms / steps,
         peak_mem_mib=(stepper.kept_bytes() + held) / 2**20,
         activation_mem_mib=(held - stepper.gradient_bytes()) / 2**20,
         attention=profiled.attention,

@@ -29,11 +29,13 @@ class StepProfile(NamedTuple):
         peak_bytes: The most that was allocated at once beyond what was there before the step.
         attention: flash, efficient, cudnn, math or unknown.
         kernel: Name of the CUDA kernel that ran it; ``None`` elsewhere.
+        device_ms: Milliseconds that its kernels and copies took on a CUDA device; ``None`` elsewhere.
     """
 
     peak_bytes: int
     attention: str
     kernel: str | None
+    device_ms: float | None = None
 
 
 def _nothing() -> None:
@@ -66,10 +68,19 @@ def profile_step(
     names = [event.name() for event in events]
     if device.type == "cpu":
         return StepProfile(_peak(events), attention_of(names), None)
-    kernels = [event.name() for event in events if str(event.device_type()).endswith("CUDA")]
+    kernels = [event for event in events if str(event.device_type()).endswith("CUDA")]
     return StepProfile(
-        _cuda_peak(step, device, clear), attention_of(names), attention_kernel(kernels)
+        _cuda_peak(step, device, clear),
+        attention_of(names),
+        attention_kernel(event.name() for event in kernels),
+        busy_ms(kernels),
     )
+
+
+def busy_ms(kernels: Iterable[Any]) -> float:
+    """Milliseconds of a CUDA device's own events, as torch's profiler sums them: without the spans of
+    named regions, which hold kernels that are there already, and the time between these."""
+    return sum(event.duration_ns() for event in kernels if not event.is_user_annotation()) / 1e6
 
 
 def attention_of(names: Iterable[str]) -> str:

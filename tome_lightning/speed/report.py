@@ -73,6 +73,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         elif row.variant != "dense":
             lines.append(_verdict(row))
         lines += _mac_trouble(row)
+    lines += _launch_bound(rows)
     lines += _noise(rows)
     if rows[0].error is None:
         others = {row.attention for row in rows[1:] if row.error is None} - {rows[0].attention}
@@ -93,14 +94,23 @@ def _why_slower(row: Row) -> str:
     merged = row.tokens_in - row.tokens_out
     if row.mac_ratio < 1.1:
         return f"as merging {merged} of {row.tokens_in} tokens saves less than it costs"
-    if row.device == "cuda" and row.batch * row.tokens_in < 20_000 and not row.compile:
-        return (
-            f"as a batch of {row.batch} leaves the GPU waiting for launches: raise --batch-size, "
-            "or give --compile"
-        )
+    if row.launch_bound:
+        return f"as a batch of {row.batch} leaves the GPU waiting for launches"
     if row.tokens_in < FEW_TOKENS:
         return f"as {row.tokens_in} tokens are few: larger inputs gain more"
     return "as merging costs more here than its blocks save"
+
+
+def _launch_bound(rows: Sequence[Row]) -> list[str]:
+    waiting = [row for row in rows if row.launch_bound]
+    if not waiting:
+        return []
+    told = ", ".join(f"{row_name(row)} {row.host_ms:.1f} of {row.ms:.1f} ms" for row in waiting)
+    way_out = "raise --batch-size" if rows[0].compile else "raise --batch-size, or give --compile"
+    return [
+        f"launch-bound: the GPU waits for the host, which needs {told} to launch a step. These times "
+        f"are the host's, not the GPU's: {way_out}"
+    ]
 
 
 def _noise(rows: Sequence[Row]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 
 from tome_lightning.tome import R
 
+LAUNCH_BOUND = 0.9  # share of a step's time that the host needs to launch it: what is left is noise
 Mode = Literal["forward", "train"]
 
 
@@ -59,6 +60,9 @@ class Row:
         activation_mem_mib: The same less weights, gradients and optimizer state.
         attention: flash, efficient, cudnn, math or unknown.
         kernel: The CUDA kernel's name.
+        host_ms: What the host needs to launch a step on an idle GPU; None on a CPU, and where a step
+            waits for the GPU by itself (training in float16).
+        device_ms: What a step's kernels take on a GPU, waiting left out; None on a CPU.
         error: Why there are no figures.
     """
 
@@ -95,10 +99,31 @@ class Row:
     activation_mem_mib: float | None = None
     attention: str = "unknown"
     kernel: str | None = None
+    host_ms: float | None = None
+    device_ms: float | None = None
     error: str | None = None
+
+    @property
+    def launch_bound(self) -> bool:
+        """Whether the GPU waits for launches: see `waits_for_launches`."""
+        if not self.host_ms or not self.ms:
+            return False
+        return waits_for_launches(self.host_ms, self.device_ms, self.ms)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def waits_for_launches(
+    host_ms: float, device_ms: float | None, ms: float, share: float = LAUNCH_BOUND
+) -> bool:
+    """Whether a GPU idles because the host needs that share of a step's time to launch it.
+
+    Not where kernels fill the step: the host is slow then because it waits for room in the queue of
+    launches, which holds about a thousand; training a ViT-L launches several times that.
+    """
+    busy = device_ms is not None and device_ms >= LAUNCH_BOUND * ms
+    return host_ms >= share * ms and not busy
 
 
 def device_name(device: torch.device) -> str:

@@ -37,11 +37,29 @@ def time_unit(step: Callable[[], object], repeats: int, device: torch.device) ->
     return 1000 * (time.perf_counter() - start) / repeats
 
 
+def host_time(step: Callable[[], object], device: torch.device, rounds: int = 5) -> float | None:
+    """Milliseconds until a step returns that finds the device idle: what the host needs to launch it.
+
+    As long as the step itself where the device waits for launches. None on a CPU, which launches nothing.
+    """
+    if device.type != "cuda":
+        return None
+    taken = []
+    for _ in range(rounds):
+        synchronize(device)
+        start = time.perf_counter()
+        step()
+        taken.append(1000 * (time.perf_counter() - start))
+    synchronize(device)
+    return statistics.median(taken)
+
+
 def interleaved(
     steps: Sequence[Callable[[], object]],
     device: torch.device,
     rounds: int | None = None,
     seconds: float = 20.0,
+    after: Callable[[list[Times]], None] | None = None,
 ) -> list[Times]:
     """Time steps that have been run before, in turn: what disturbs the machine disturbs all alike.
 
@@ -52,6 +70,7 @@ def interleaved(
         device: What they run on.
         rounds: Timed rounds; by default as many as take that many seconds a step, 5 to 25.
         seconds: See there.
+        after: Gets the times so far after each round, outside what is timed.
     """
     first = [time_unit(step, 1, device) for step in steps]
     repeats = [max(1, min(50, round(UNIT_MS[device.type] / ms))) for ms in first]
@@ -63,4 +82,10 @@ def interleaved(
         for place in range(len(steps)):
             i = (place + done) % len(steps)
             samples[i].append(time_unit(steps[i], repeats[i], device))
-    return [Times(statistics.median(ms), min(ms), max(ms), rounds) for ms in samples]
+        if after is not None:
+            after([_times(ms) for ms in samples])
+    return [_times(ms) for ms in samples]
+
+
+def _times(samples: Sequence[float]) -> Times:
+    return Times(statistics.median(samples), min(samples), max(samples), len(samples))

@@ -99,29 +99,28 @@ class _GroupMean(torch.autograd.Function):
         grad = grads[0]
         of_group = new_size.to(_wide(grad)).gather(1, index.unsqueeze(-1))
         share = of_group.reciprocal() if size is None else size / of_group
-        return (
-            (_rows(grad, index, _batch(index)) * share).to(grad.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        # in place, as below: the product is float32 before it is rounded to the gradient's dtype
+        return (_rows(grad, index, _batch(index)).mul_(share), *(None,) * 6)
 
 
 def _group_mean(x: Tensor, size: Tensor | None, new_size: Tensor, matching: Matching) -> Tensor:
-    """``[B, N, C] -> [B, N - r, C]``: the size-weighted mean of kept tokens and what lands on them."""
+    """``[B, N, C] -> [B, N - r, C]``: the size-weighted mean of kept tokens and what lands on them.
+
+    In few passes over the tokens: the sum is made in place, since autograd looks at none of this, and
+    the product with float32 sizes is one in float32 without a copy beforehand.
+    """
     keep, src, dst = matching
-    wide = x.to(_wide(x))
-    if size is not None:  # else every token is one patch: nothing to multiply
-        wide = wide * size
+    # without sizes every token is one patch: nothing to multiply
+    wide = x.to(_wide(x)) if size is None else x * size
     # Whole rows: gathering along dim 1 with an expanded index copies number by number on a CPU.
     batch = _batch(keep)
     total = _rows(wide, keep, batch).flatten(0, 1)
     landing = _flat(dst, keep.shape[1], batch)
-    total = total.index_add(0, landing, _rows(wide, src, batch).flatten(0, 1))
-    return (total.unflatten(0, keep.shape) / new_size).to(x.dtype)
+    total.index_add_(0, landing, _rows(wide, src, batch).flatten(0, 1))
+    mean = total.unflatten(0, keep.shape) / new_size
+    # Neither div_ nor a rounding to the same dtype, as the last operation: where that gives back its own
+    # input, torch.compile of 2.11 loses the gradient (PyTorch issue 180642).
+    return mean if mean.dtype == x.dtype else mean.to(x.dtype)
 
 
 def _wide(x: Tensor) -> torch.dtype:
