@@ -1,20 +1,31 @@
-"""AudioSet's lists: the classes, AudioMAE's JSON, the segment CSVs, and the clips of a folder."""
+"""AudioSet's lists: the classes, and what lists name and is there."""
 
-import json
-import os
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from array import array
+from collections.abc import Sequence
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.audio import AUDIO_EXTENSIONS
+import numpy as np
+
+from datamodules.audio_rows import (
+    PLAIN_HEADER,
+    Rows,
+    Segment,
+    is_plain,
+    place,
+    plain_rows,
+    read_rows,
+)
+from datamodules.clip_finder import ClipFinder, Clips
 from datamodules.csv_lines import cells
 from datamodules.errors import DataError
-from datamodules.tagged import TaggedList
-from datamodules.walking import LeftOut, files_below
+from datamodules.packed import Packer, offsets_of
+from datamodules.tagged import TaggedList, Tags
 
 HEADER = ["index", "mid", "display_name"]
-PLAIN_HEADER = ["path", "labels"]
+KNOWN = 100_000  # different labels of a row that are remembered
 
 
 class Classes(NamedTuple):
@@ -29,22 +40,6 @@ class Classes(NamedTuple):
     path: Path
     names: list[str]
     ids: dict[str, int]
-
-
-class Row(NamedTuple):
-    """One row of a list.
-
-    Attributes:
-        number: Its place in the list, 1 the first: the line of a CSV, the entry of a JSON.
-        clip: Path of the clip, or in a CSV its YouTube id.
-        labels: Label ids with commas in between.
-        segment: Start and end of the clip in its video in seconds, as a CSV has them.
-    """
-
-    number: int
-    clip: str
-    labels: str
-    segment: tuple[str, str] | None = None
 
 
 class Listed(NamedTuple):
@@ -103,12 +98,13 @@ def classes_of(paths: Sequence[Path]) -> Classes:
     """
     found: set[str] = set()
     for path in paths:
-        if not _is_plain(path):
+        if not is_plain(path):
             raise DataError(
                 f"{path} is no list with the header {','.join(PLAIN_HEADER)}, the only kind that names "
                 "its classes itself; set data.label_csv to the CSV of its classes"
             )
-        found.update(name for row in _read_plain(path) for name in split_labels(row.labels))
+        for rows in plain_rows(path):
+            found.update(name for labels in set(rows.labels) for name in split_labels(labels))
     names = sorted(found)
     return Classes(paths[0], names, {name: number for number, name in enumerate(names)})
 
@@ -116,71 +112,6 @@ def classes_of(paths: Sequence[Path]) -> Classes:
 def split_labels(labels: str) -> list[str]:
     """Label ids between commas or semicolons."""
     return [name for name in map(str.strip, labels.replace(";", ",").split(",")) if name]
-
-
-class ClipFinder:
-    """Looks for the clips of several lists and lists each folder once for all of them.
-
-    Args:
-        root: Folder that relative paths of lists start from.
-        clips: Folder where, or below which, the clips of CSV lists lie.
-
-    Attributes:
-        left_out: What was passed over below `clips`.
-    """
-
-    def __init__(self, root: str, clips: str) -> None:
-        self.root = root
-        self.clips = clips
-        self.left_out = LeftOut()
-        self._names: dict[str, set[str]] = {}  # what is in a folder
-        self._stems: dict[str, str] | None = None  # path of a clip below `clips`
-
-    def find(self, rows: Sequence[Row]) -> list[str | None]:
-        """Path of each row's clip, absolute or from root on; None for a clip that is not there."""
-        ids = {row.clip for row in rows if row.segment is not None}
-        return [
-            self._by_path(row) if row.segment is None else self._by_id(row, ids) for row in rows
-        ]
-
-    def looked_for(self, row: Row) -> str:
-        """Where a row's clip is looked for first, in words."""
-        if row.segment is None:
-            return (
-                f"{os.path.join(self.root, row.clip)}; paths are absolute or start from root, "
-                f"{self.root}"
-            )
-        name = os.path.join(self.clips, f"{row.clip}{AUDIO_EXTENSIONS[0]}")
-        return (
-            f"{name}; the name may start with Y, end with _START or _START_END, have any ending of "
-            f"{' '.join(AUDIO_EXTENSIONS)} and lie in any folder below; set data.clips to theirs"
-        )
-
-    def _by_path(self, row: Row) -> str | None:
-        folder, name = os.path.split(os.path.join(self.root, row.clip))
-        if folder not in self._names:
-            self._names[folder] = _names_in(folder)
-        return row.clip if name in self._names[folder] else None
-
-    def _by_id(self, row: Row, ids: set[str]) -> str | None:
-        if self._stems is None:
-            self._stems = self._walk()
-        for stem in _stems(row):
-            # a name that is an id of the list is that clip's alone
-            if stem in self._stems and (stem == row.clip or stem not in ids):
-                return self._stems[stem]
-        return None
-
-    def _walk(self) -> dict[str, str]:
-        """Path of every clip below `clips` by its name without ending."""
-        root = os.path.join(self.root, "")
-        best: dict[str, tuple[int, str]] = {}
-        for path in files_below(self.clips, AUDIO_EXTENSIONS, self.left_out):
-            stem, ending = os.path.splitext(os.path.basename(path))
-            choice = AUDIO_EXTENSIONS.index(ending.lower()), path.removeprefix(root)
-            if stem not in best or choice < best[stem]:
-                best[stem] = choice
-        return {stem: path for stem, (_, path) in best.items()}
 
 
 def read_lists(
@@ -205,150 +136,94 @@ def read_lists(
         DataError: A list is missing, empty or malformed, has labels that are no class or clips
             without labels, or not a single clip is there.
     """
-    found: list[str] = []
+    lists: list[TaggedList] = []
     missing: list[str] = []
-    labels: list[Sequence[int]] = []
-    first: Row | None = None
+    first = ""
     for path in paths:
-        rows = list(_rows(path, bare))
-        if not rows:
-            raise DataError(f"{path} lists no clip")
-        first = first or rows[0]
-        unlabelled = bare and not any(row.labels for row in rows)
-        targets = [()] * len(rows) if unlabelled else _targets(path, rows, classes)
-        for row, target, clip in zip(rows, targets, finder.find(rows), strict=True):
-            if clip is None:
-                missing.append(row.clip)
-            else:
-                found.append(clip)
-                labels.append(target)
-    if first is not None and not found:
+        clips, tags = _read(path, classes, bare)
+        there, found = finder.find(clips)
+        lost = np.flatnonzero(~there)
+        missing += clips.names.strings(lost)
+        first = first or finder.looked_for(clips.names.at(0), bool(clips.segments))
+        files = TaggedList(clips.names, tags, len(classes.names))
+        kept = files.keep(there) if len(lost) else files
+        lists.append(TaggedList(found, kept.tags, len(classes.names)))
+    if paths and not any(map(len, lists)):
         raise DataError(
             f"{paths[0]}: none of the {len(missing):,} clips listed is there, the first looked for "
-            f"is {finder.looked_for(first)}"
+            f"is {first}"
         )
-    repeated = len(found) - len(set(found))
-    return Listed(TaggedList(found, labels, len(classes.names)), missing, repeated)
+    files = reduce(TaggedList.joined, lists)
+    return Listed(files, missing, files.paths.repeats())
 
 
-def _rows(path: Path, bare: bool) -> Iterator[Row]:
-    if path.suffix.lower() == ".json":
-        return _read_json(path, bare)
-    return _read_plain(path, bare) if _is_plain(path) else _read_segments(path)
+def _read(path: Path, classes: Classes, bare: bool) -> tuple[Clips, Tags]:
+    """All rows of a list."""
+    names, targets, segment = Packer(), _Targets(path, classes), array("i")
+    segments: dict[Segment, int] = {}
+    for rows in read_rows(path, bare):
+        names.add(rows.clips)
+        targets.add(rows)
+        segment.extend(segments.setdefault(pair, len(segments)) for pair in rows.segments or ())
+    packed = names.packed()
+    if not packed.count:
+        raise DataError(f"{path} lists no clip")
+    clips = Clips(packed, list(segments), np.frombuffer(segment, dtype=np.int32))
+    return clips, targets.tags(bare)
 
 
-def _is_plain(path: Path) -> bool:
-    try:
-        first = cells(_text(path).partition("\n")[0])
-    except ValueError:
-        return False
-    return [name.strip().lower() for name in first] in (PLAIN_HEADER, PLAIN_HEADER[:1])
+class _Targets:
+    """Class indices of the rows of a list as they come, and what is wrong with their labels."""
 
+    def __init__(self, path: Path, classes: Classes) -> None:
+        self.path, self.classes = path, classes
+        self._known: dict[str, tuple[int, ...]] = {}  # of labels as they are written
+        self._flat, self._lengths = array("i"), array("i")
+        self._rows = 0
+        self._any = False  # whether a row has labels
+        self._unknown: list[tuple[int, str]] = []  # number of a row, label
+        self._bare: list[tuple[int, str]] = []  # number of a row, clip
 
-def _read_plain(path: Path, bare: bool = False) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if number == 1 or not line.strip():
-            continue
-        try:
-            row = cells(line)
-            clip, labels = (*row, "") if bare and len(row) == 1 else row
-        except ValueError:
+    def add(self, rows: Rows) -> None:
+        """Take the labels of some rows."""
+        known = [self._known.get(labels) for labels in rows.labels]
+        for n in [n for n, row in enumerate(known) if row is None]:
+            known[n] = self._look_up(rows.numbers[n], rows.clips[n], rows.labels[n])
+        found = [row for row in known if row is not None]
+        self._flat.extend(chain.from_iterable(found))
+        self._lengths.extend(map(len, found))
+        self._rows += len(rows.clips)
+
+    def tags(self, bare: bool) -> Tags:
+        """All of them; rows without any label only where no row has one and `bare` is true."""
+        if self._unknown:
+            number, name = self._unknown[0]
             raise DataError(
-                f"{path}, line {number}: expected a path and its labels with ; in between, got "
-                f"{line.strip()[:80]!r}"
-            ) from None
-        yield Row(number, clip.strip(), labels)
-
-
-def _read_json(path: Path, bare: bool) -> Iterator[Row]:
-    try:
-        content = json.loads(_text(path))
-        entries = content["data"]
-        if not isinstance(entries, list):
-            raise TypeError("data is no list")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f'{path} is not {{"data": [{{"wav": path, "labels": ids}}]}} '
-            f"({type(error).__name__}: {error})"
-        ) from None
-    for number, entry in enumerate(entries, start=1):
-        match entry:
-            case {"wav": str(clip), "labels": str(labels)}:
-                yield Row(number, clip, labels)
-            case {"wav": str(clip)} if bare and "labels" not in entry:
-                yield Row(number, clip, "")
-            case _:
-                raise DataError(
-                    f'{path}, entry {number}: expected {{"wav": path, "labels": ids}}, got '
-                    f"{str(entry)[:80]}"
-                )
-
-
-def _read_segments(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        try:
-            clip, start, end, *labels = cells(line)
-            float(start), float(end)
-        except ValueError:
+                f"{self.path}, {place(self.path, number)}: label {name!r} is none of the "
+                f"{len(self.classes.names)} classes of {self.classes.path}; "
+                f"{len({name for _, name in self._unknown})} such labels in "
+                f"{len({number for number, _ in self._unknown})} of {self._rows} rows"
+            )
+        if self._bare and (self._any or not bare):
+            number, clip = self._bare[0]
             raise DataError(
-                f'{path}, line {number}: expected `YTID, start_seconds, end_seconds, "labels"`, got '
-                f"{line[:80]!r}"
-            ) from None
-        yield Row(number, clip, ",".join(labels), (start, end))
+                f"{self.path}, {place(self.path, number)}: {clip} has no label, like "
+                f"{len(self._bare)} of {self._rows} clips; remove them from the list"
+            )
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        return Tags(offsets_of(lengths), np.frombuffer(self._flat, dtype=np.int32))
 
-
-def _targets(path: Path, rows: Sequence[Row], classes: Classes) -> list[tuple[int, ...]]:
-    """Class indices of each row."""
-    targets = []
-    unknown: list[tuple[Row, str]] = []
-    bare: list[Row] = []
-    for row in rows:
-        ids = split_labels(row.labels)
-        unknown += [(row, name) for name in ids if name not in classes.ids]
-        if not ids:
-            bare.append(row)
-        targets.append(tuple(classes.ids.get(name, 0) for name in ids))
-    if unknown:
-        row, name = unknown[0]
-        raise DataError(
-            f"{path}, {_place(path, row)}: label {name!r} is none of the {len(classes.names)} classes of "
-            f"{classes.path}; {len({name for _, name in unknown})} such labels in "
-            f"{len({row.number for row, _ in unknown})} of {len(rows)} rows"
-        )
-    if bare:
-        raise DataError(
-            f"{path}, {_place(path, bare[0])}: {bare[0].clip} has no label, like {len(bare)} of "
-            f"{len(rows)} clips; remove them from the list"
-        )
-    return targets
-
-
-def _place(path: Path, row: Row) -> str:
-    return f"{'entry' if path.suffix.lower() == '.json' else 'line'} {row.number}"
-
-
-def _stems(row: Row) -> Iterator[str]:
-    """Names that the clip of a CSV's row may have, without ending."""
-    names = (row.clip, f"Y{row.clip}")
-    yield from names
-    for suffix in _suffixes(*row.segment) if row.segment else ():
-        yield from (name + suffix for name in names)
-
-
-@lru_cache(maxsize=4096)  # AudioSet's two million rows start at some hundred different seconds
-def _suffixes(start: str, end: str) -> tuple[str, ...]:
-    """`_START`, `_START_END` and `_START-END`, in seconds as people write them, and milliseconds."""
-    times = [_spellings(float(time)) for time in (start, end)]
-    pairs = [first + mark + last for mark in "_-" for first, last in zip(*times, strict=True)]
-    return tuple(dict.fromkeys(f"_{suffix}" for suffix in [*times[0], *pairs]))
-
-
-def _spellings(seconds: float) -> list[str]:
-    plain = f"{seconds:.3f}"
-    return [plain, plain.rstrip("0").rstrip("."), f"{seconds:.1f}", f"{1000 * seconds:.0f}"]
+    def _look_up(self, number: int, clip: str, labels: str) -> tuple[int, ...]:
+        names = split_labels(labels)
+        unknown = [(number, name) for name in names if name not in self.classes.ids]
+        self._unknown += unknown
+        self._any |= bool(labels)
+        if not names:
+            self._bare.append((number, clip))
+        known = tuple(sorted({self.classes.ids[n] for n in names if n in self.classes.ids}))
+        if names and not unknown and len(self._known) < KNOWN:
+            self._known[labels] = known
+        return known
 
 
 def _text(path: Path) -> str:
@@ -356,12 +231,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _names_in(folder: str) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """AudioSet, or any clips with several labels each, as AudioMAE is fine-tuned on it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,6 @@ from datamodules.audio import AUDIO_EXTENSIONS, AudioReader, require_decoders, r
 from datamodules.audio_check import AudioCheck
 from datamodules.audio_lists import (
     Classes,
-    ClipFinder,
     Listed,
     classes_of,
     read_classes,
@@ -20,12 +20,15 @@ from datamodules.audio_samples import AudioSamples, EvalSpectrogram, TrainSpectr
 from datamodules.audio_transforms import SpecAugment, WaveAugment
 from datamodules.balanced import BalancedSampler, sample_weights
 from datamodules.base import SPLITS, LabelledData, leave_out, require
+from datamodules.clip_finder import ClipFinder
 from datamodules.errors import DataError
 from datamodules.features import MEAN, STD, FrontEnd
+from datamodules.kept import Listing, digest_of, listed_once
 from datamodules.loader import EpochSampler
 from datamodules.samples import Samples
 from datamodules.tagged import TaggedList
 from datamodules.unlabelled import files_to_predict
+from datamodules.witness import Witness
 
 # What is looked for in root where no list is given: the first of these that is there as a whole.
 TRAIN_LISTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -219,8 +222,8 @@ class AudioSet(LabelledData):
                 self._missing[split] = self._missing["val"]
             else:
                 lists = self._lists_of(split)
-                listed = read_lists(lists, self._classes_read, self._finder, self._predicting)
-                self._tell(split, listed)
+                listed, told = self._listed(lists)
+                self._tell(split, listed, told)
                 files = leave_out(split, listed.files, self.exclude, "clips")
                 self._files[split], self._missing[split] = files, listed.missing
         return self._files[split]
@@ -316,14 +319,28 @@ class AudioSet(LabelledData):
             f"data.{split}_list"
         )
 
-    def _tell(self, split: str, listed: Listed) -> None:
+    def _listed(self, lists: list[Path]) -> tuple[Listed, str]:
+        """What lists name and is there, and what was passed over where it was looked for, in words."""
+        classes, finder, bare = self._classes_read, self._finder, self._predicting
+
+        def make(seen: Witness) -> Listing[TaggedList]:
+            files, *counts = read_lists(lists, classes, finder, bare)
+            seen.take(finder.seen)
+            return Listing(files, {"counts": counts, "told": finder.left_out.describe()})
+
+        what = (self.root, self.clips, lists, list(map(digest_of, lists)), classes, bare)
+        build = partial(TaggedList.of_columns, num_classes=len(classes.names))
+        files, notes = listed_once(what, make, build, self.asked)
+        return Listed(files, *notes["counts"]), notes["told"]
+
+    def _tell(self, split: str, listed: Listed, told: str) -> None:
         there, lost = len(listed.files), len(listed.missing)
         if lost:
             rank_zero_warn(
                 f"{split}: {lost:,} of {there + lost:,} clips listed are not there, e.g. "
                 f"{listed.missing[0]}; they are left out"
             )
-            if told := self._finder.left_out.describe():
+            if told:
                 rank_zero_warn(f"{self.clips}, searched for them: {told}")
         if listed.repeated:
             rank_zero_info(f"{split}: {listed.repeated:,} of {there:,} clips are listed repeatedly")

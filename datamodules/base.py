@@ -1,6 +1,7 @@
 """What every data module here shares: splits, loaders, bad files, and what a checkpoint keeps."""
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from torch import Tensor
 from datamodules.class_names import refuse_other_classes
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
-from datamodules.loader import EpochSampler, Loader, flatten_repeats, outlive_signals
+from datamodules.leaving import outlive_signals
+from datamodules.loader import EpochSampler, Loader, flatten_repeats
 from datamodules.samples import Key, Samples
 from datamodules.workers import started_of, too_few_workers, usable_cores
 
@@ -85,6 +87,7 @@ class LabelledData(LightningDataModule, ABC):
         max_corrupt_share: float = 0.05,
     ) -> None:
         super().__init__()
+        self.asked = time.time()  # lists that other ranks make from now on are as good as ours
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
@@ -98,13 +101,8 @@ class LabelledData(LightningDataModule, ABC):
         self.head_classes: int | None = None
         self.cores: int | None = None
         self.on_device: DeviceTransform | None = None  # None: pixels leave the loader as they are
-        for name in (
-            "batch_size",
-            "eval_batch_size",
-            "num_workers",
-            "prefetch_factor",
-            "max_retries",
-        ):
+        whole = "batch_size eval_batch_size num_workers prefetch_factor max_retries"
+        for name in whole.split():
             value = getattr(self, name)
             require(name, value, isinstance(value, int), "a whole number")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")

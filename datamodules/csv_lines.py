@@ -6,6 +6,7 @@ are quotes. So does pandas write, whatever separator it is given.
 
 import csv
 import re
+from collections.abc import Sequence
 
 LABEL_HEADER = re.compile(
     r'("?)path\1(?:\s*[,\s]\s*\1labels?\1)?', re.IGNORECASE
@@ -23,6 +24,28 @@ def cells(line: str, separator: str = ",") -> list[str]:
         return next(rows, [])
     except csv.Error as error:
         raise ValueError(str(error)) from None
+
+
+def cells_of(lines: Sequence[str]) -> list[list[str] | None]:
+    """The cells of each line; None for one whose quotes do not end.
+
+    All in one go where no quote is left open, which is a third of the time.
+    """
+    if not any(line.count('"') % 2 for line in lines):
+        try:
+            rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
+        except csv.Error:
+            rows = []
+        if len(rows) == len(lines):  # else a cell went on in the next line
+            return [*rows]
+    return [_cells_or_none(line) for line in lines]
+
+
+def _cells_or_none(line: str) -> list[str] | None:
+    try:
+        return cells(line)
+    except ValueError:
+        return None
 
 
 def unquoted(line: str) -> str:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from datamodules.csv_lines import LABEL_HEADER, path_and_label, unquoted
 from datamodules.errors import DataError
-from datamodules.walking import LeftOut, above, entries, files_below, is_data
+from datamodules.packed import Packed, Packer, pack
+from datamodules.walking import LeftOut, above, batches_below, entries, is_data
+from datamodules.witness import Witness
 
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jpe", ".mpo",
@@ -40,14 +42,19 @@ class LabelledFiles(ABC):
         paths: N paths, absolute or relative to the root of the data set.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self.offsets = np.zeros(len(encoded) + 1, dtype=np.int64)  # [N + 1]
-        np.cumsum([len(path) for path in encoded], out=self.offsets[1:])
-        self.blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    _digest: str | None = None
+
+    def __init__(self, paths: Iterable[str] | Packed) -> None:
+        packed = paths if isinstance(paths, Packed) else pack(iter(paths))
+        self.offsets, self.blob = packed  # [N + 1], bytes
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def paths(self) -> Packed:
+        """All paths."""
+        return Packed(self.offsets, self.blob)
 
     def path(self, index: int) -> str:
         """Path of one file, as the list has it."""
@@ -84,25 +91,28 @@ class LabelledFiles(ABC):
         """The same list with the rows of a mask (bool `[N]`) only."""
 
     @abstractmethod
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        """All that the list holds."""
+    def columns(self) -> dict[str, np.ndarray]:
+        """All that the list holds, by names; checkpoints keep the digest of this order."""
 
     def without(self, paths: Collection[str]) -> Self:
         """The same list, without the rows of these paths."""
-        kept = (self.path(row) not in paths for row in range(len(self)))
+        out = {os.fsencode(path) for path in paths}
+        kept = (path not in out for path in self.paths.raw())
         return self.keep(np.fromiter(kept, dtype=bool, count=len(self)))
 
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
-        return sum(array.nbytes for array in self._arrays())
+        return sum(array.nbytes for array in self.columns().values())
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name this list: its paths, their order, their labels."""
-        digest = hashlib.sha256()
-        for array in self._arrays():
-            digest.update(array.tobytes())
-        return digest.hexdigest()[:16]
+        if self._digest is None:
+            digest = hashlib.sha256()
+            for array in self.columns().values():
+                digest.update(array)
+            self._digest = digest.hexdigest()[:16]
+        return self._digest
 
     def _span(self, offsets: np.ndarray, index: int) -> tuple[int, int]:
         """Where row `index` starts and stops in values with these offsets."""
@@ -122,9 +132,10 @@ class FileList(LabelledFiles):
 
     unread_target = -1
 
-    def __init__(self, paths: Iterable[str], labels: Iterable[int]) -> None:
+    def __init__(self, paths: Iterable[str] | Packed, labels: Iterable[int] | np.ndarray) -> None:
         super().__init__(paths)
-        self.labels = np.fromiter(labels, dtype=np.int64)  # [N]
+        given = labels if isinstance(labels, np.ndarray) else np.fromiter(labels, dtype=np.int64)
+        self.labels = given.astype(np.int64, copy=False)  # [N]
         if len(self) != len(self.labels):
             raise ValueError(f"{len(self)} paths but {len(self.labels)} labels")
 
@@ -151,13 +162,19 @@ class FileList(LabelledFiles):
     def keep(self, rows: np.ndarray) -> Self:
         """The same list with the rows of a mask (bool `[N]`) only."""
         kept = copy(self)
+        kept._digest = None
         kept.offsets, kept.blob = keep_rows(self.offsets, self.blob, rows)
         kept.labels = self.labels[rows]
         return kept
 
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        """All that the list holds; checkpoints keep the digest of this order."""
-        return self.offsets, self.labels, self.blob
+    def columns(self) -> dict[str, np.ndarray]:
+        """All that the list holds, by names; checkpoints keep the digest of this order."""
+        return {"offsets": self.offsets, "labels": self.labels, "blob": self.blob}
+
+    @classmethod
+    def of_columns(cls, columns: dict[str, np.ndarray]) -> Self:
+        """The list of these `columns`."""
+        return cls(Packed(columns["offsets"], columns["blob"]), columns["labels"])
 
 
 def keep_rows(
@@ -189,6 +206,7 @@ def scan_folder(
     labels: Mapping[str, int],
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
     left_out: LeftOut | None = None,
+    seen: Witness | None = None,
 ) -> FileList:
     """Every file below `root/split/<class>`, by class and then by path; see `files_below`.
 
@@ -198,27 +216,35 @@ def scan_folder(
         labels: Class index of each class folder.
         extensions: Endings of the files wanted, in lower case.
         left_out: Takes note of what is passed over.
+        seen: Takes note of the state of the folders that are listed.
 
     Raises:
         DataError: A folder cannot be listed.
     """
     left_out = LeftOut() if left_out is None else left_out
+    seen = Witness() if seen is None else seen
+    seen.note(str(root / split))
     left_out.note_beside(root / split, labels, extensions)
     places = {name: os.path.realpath(root / split / name) for name in labels}
     prefix = os.path.join(root, "")
-    paths: list[str] = []
-    indices: list[int] = []
-    seen: set[tuple[int, str]] = set()
-    for name, label in sorted(labels.items(), key=lambda item: (item[1], item[0])):
+    paths, counts = Packer(), dict[str, int]()
+    taken: set[tuple[int, str]] = set()
+    ordered = sorted(labels.items(), key=lambda item: (item[1], item[0]))
+    for name, label in ordered:
         folder = root / split / name
-        if (label, places[name]) in seen:  # another spelling of the same class, linked
+        if (label, places[name]) in taken:  # another spelling of the same class, linked
             left_out.links.append(str(folder))
             continue
-        seen.add((label, places[name]))
-        found = sorted(files_below(folder, extensions, left_out, taken=places.values()))
-        paths += [path.removeprefix(prefix) for path in found]
-        indices += [label] * len(found)
-    return FileList(paths, indices)
+        taken.add((label, places[name]))
+        found: list[str] = []
+        for here, names in batches_below(folder, extensions, left_out, places.values(), seen):
+            start = os.path.join(here, "").removeprefix(prefix)
+            found += [start + file for file in names]
+        found.sort()
+        paths.add(found)
+        counts[name] = len(found)
+    sizes = [counts.get(name, 0) for name, _ in ordered]
+    return FileList(paths.packed(), np.repeat([label for _, label in ordered], sizes))
 
 
 def read_list(path: Path, classes: int | None = None, bare: bool = False) -> FileList:

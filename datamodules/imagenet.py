@@ -16,16 +16,14 @@ from datamodules.filelist import (
     UNLABELLED,
     FileList,
     class_folders,
-    read_list,
     read_names,
-    scan_folder,
 )
 from datamodules.image_reader import read_image
+from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.transforms import EvalTransform, Interpolation, train_transform
 from datamodules.unlabelled import files_to_predict, plain_folder
-from datamodules.walking import LeftOut
 
 
 class ImageNet(LabelledData):
@@ -258,9 +256,8 @@ class ImageNet(LabelledData):
         folder = self._test_folder if split == "test" else split
         found = set(class_folders(Path(self.root, folder)))
         labels = {name: label for label, name in enumerate(self.class_names) if name in found}
-        left_out = LeftOut()
-        files = scan_folder(Path(self.root), folder, labels, _readable(), left_out)
-        if told := left_out.describe():
+        files, told = folder_listed_once(Path(self.root), folder, labels, _readable(), self.asked)
+        if told:
             rank_zero_warn(f"{Path(self.root, folder)}: {told}")
         present = np.bincount(files.labels, minlength=self.num_classes) > 0
         empty = [
@@ -299,7 +296,9 @@ class ImageNet(LabelledData):
             path = self.lists[split]
             if path is None:
                 raise DataError(f"{split}_list is not set; file lists are needed for every split")
-            self._lists_read[split] = read_list(Path(self.root, path), bare=self._predicting)
+            self._lists_read[split] = list_read_once(
+                Path(self.root, path), self.asked, bare=self._predicting
+            )
         return self._lists_read[split]
 
     def _check_lists(self, stage: str | None) -> None:

@@ -17,16 +17,14 @@ from datamodules.filelist import (
     VIDEO_EXTENSIONS,
     FileList,
     class_folders,
-    read_list,
     read_names,
-    scan_folder,
 )
+from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
 from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.video_check import VideoCheck
 from datamodules.video_transforms import ClipEvalTransform, ClipTrainTransform
-from datamodules.walking import LeftOut
 
 LOOKED_FOR = 100  # files of a list that are looked for before anything starts
 
@@ -303,7 +301,8 @@ class Kinetics400(LabelledData):
             self.class_list is None and self.known_classes is None and split == self._naming_split
         )
         first = first and not (split == "test" and self.head_classes is not None)
-        files = read_list(path, None if first else self.num_classes, bare=self._predicting)
+        known = None if first else self.num_classes
+        files = list_read_once(path, self.asked, known, bare=self._predicting)
         rows = np.linspace(0, len(files) - 1, min(LOOKED_FOR, len(files))).astype(int)
         looked_for = [Path(self.root, files[int(row)][0]) for row in rows]
         if not any(file.is_file() for file in looked_for):
@@ -328,9 +327,10 @@ class Kinetics400(LabelledData):
                 f"{self.root}; set data.root, or data.{split}_list"
             )
         labels = match_folders(folder, found, self.class_names)
-        left_out = LeftOut()
-        files = scan_folder(Path(self.root), name, labels, VIDEO_EXTENSIONS, left_out)
-        if told := left_out.describe():
+        files, told = folder_listed_once(
+            Path(self.root), name, labels, VIDEO_EXTENSIONS, self.asked
+        )
+        if told:
             rank_zero_warn(f"{folder}: {told}")
         if not len(files):
             raise DataError(

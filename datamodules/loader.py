@@ -1,7 +1,6 @@
 """The loader: equal steps on every rank, an order that depends on (seed, epoch), exact resume."""
 
 import re
-import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.errors import DataError, WorkerError
+from datamodules.leaving import end_at_exit
 from datamodules.samples import Samples
 from datamodules.workers import deaths_found_between_batches, explained
 
@@ -67,22 +67,6 @@ def flatten_repeats(samples: list[tuple[Tensor, int | Tensor, int]]) -> list[Ten
     return [x.transpose(0, 1).flatten(0, 1), y.repeat(x.shape[1]), ids.repeat(x.shape[1])]
 
 
-def outlive_signals(worker: int) -> None:
-    """Leave it to the training process what SIGTERM, SIGUSR1 and Ctrl-C mean: for `worker_init_fn`.
-
-    A terminal and SLURM send them to all processes of a job. A worker that ends of one takes the
-    training process with it before that has saved. A second SIGTERM ends the worker as usual: with that
-    a `DataLoader` ends those that hang.
-    """
-
-    def once(signum: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    signal.signal(signal.SIGTERM, once)
-    for signum in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
-        signal.signal(signum, signal.SIG_IGN)
-
-
 class Loader(DataLoader[Any]):
     """A `DataLoader` over `Samples` that resumes in mid-epoch and reports bad files.
 
@@ -109,6 +93,7 @@ class Loader(DataLoader[Any]):
         try:
             with deaths_found_between_batches():
                 batches = super().__iter__()
+            end_at_exit(getattr(batches, "_workers", []))
             for batch in batches:
                 self._batches += 1
                 if self._batches == len(self):  # Lightning does not ask for one more

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from copy import copy
 from itertools import chain
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -11,6 +11,19 @@ from torch import Tensor
 
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, keep_rows
+from datamodules.packed import Packed, offsets_of
+
+
+class Tags(NamedTuple):
+    """The labels of N rows in two arrays.
+
+    Attributes:
+        offsets: Where each row starts in `classes`: int64 `[N + 1]`.
+        classes: Class indices, rising within a row: int32.
+    """
+
+    offsets: np.ndarray
+    classes: np.ndarray
 
 
 class TaggedList(LabelledFiles):
@@ -18,7 +31,7 @@ class TaggedList(LabelledFiles):
 
     Args:
         paths: N paths, absolute or relative to the root of the data set.
-        labels: N sequences of class indices; a class named twice counts once.
+        labels: N sequences of class indices, where a class named twice counts once; or `Tags`.
         num_classes: Number of classes K.
 
     Raises:
@@ -26,17 +39,18 @@ class TaggedList(LabelledFiles):
     """
 
     def __init__(
-        self, paths: Iterable[str], labels: Iterable[Sequence[int]], num_classes: int
+        self,
+        paths: Iterable[str] | Packed,
+        labels: Iterable[Sequence[int]] | Tags,
+        num_classes: int,
     ) -> None:
         super().__init__(paths)
-        tags = [sorted(set(row)) for row in labels]
-        if len(self) != len(tags):
-            raise ValueError(f"{len(self)} paths but {len(tags)} rows of labels")
+        tags = labels if isinstance(labels, Tags) else _flat(labels)
+        self.label_offsets, self.classes = tags
+        if len(self) != len(self.label_offsets) - 1:
+            raise ValueError(f"{len(self)} paths but {len(self.label_offsets) - 1} rows of labels")
         self.num_classes = num_classes
-        self.label_offsets = np.zeros(len(tags) + 1, dtype=np.int64)  # [N + 1]
-        np.cumsum([len(row) for row in tags], out=self.label_offsets[1:])
-        count = int(self.label_offsets[-1])
-        self.classes = np.fromiter(chain.from_iterable(tags), np.int32, count)  # [labels]
+        count = len(self.classes)
         if count and not 0 <= self.classes.min() <= self.classes.max() < num_classes:
             wrong = next(c for c in self.classes if not 0 <= c < num_classes)
             raise DataError(f"label {wrong}, but there are {num_classes} classes, 0 the first")
@@ -78,10 +92,39 @@ class TaggedList(LabelledFiles):
     def keep(self, rows: np.ndarray) -> Self:
         """The same list with the rows of a mask (bool `[N]`) only."""
         kept = copy(self)
+        kept._digest = None
         kept.offsets, kept.blob = keep_rows(self.offsets, self.blob, rows)
         kept.label_offsets, kept.classes = keep_rows(self.label_offsets, self.classes, rows)
         return kept
 
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        """All that the list holds; checkpoints keep the digest of this order."""
-        return self.offsets, self.label_offsets, self.classes, self.blob
+    def columns(self) -> dict[str, np.ndarray]:
+        """All that the list holds, by names; checkpoints keep the digest of this order."""
+        return {
+            "offsets": self.offsets,
+            "label_offsets": self.label_offsets,
+            "classes": self.classes,
+            "blob": self.blob,
+        }
+
+    @classmethod
+    def of_columns(cls, columns: dict[str, np.ndarray], num_classes: int) -> Self:
+        """The list of these `columns`."""
+        tags = Tags(columns["label_offsets"], columns["classes"])
+        return cls(Packed(columns["offsets"], columns["blob"]), tags, num_classes)
+
+    def joined(self, other: Self) -> Self:
+        """The rows of this list and then those of another, of the same classes."""
+        offsets = self.label_offsets, other.label_offsets[1:] + self.label_offsets[-1]
+        tags = Tags(np.concatenate(offsets), np.concatenate([self.classes, other.classes]))
+        return type(self)(self.paths.joined(other.paths), tags, self.num_classes)
+
+    @property
+    def tags(self) -> Tags:
+        """The labels of all rows."""
+        return Tags(self.label_offsets, self.classes)
+
+
+def _flat(labels: Iterable[Sequence[int]]) -> Tags:
+    tags = [sorted(set(row)) for row in labels]
+    offsets = offsets_of(np.fromiter(map(len, tags), np.int64, len(tags)))
+    return Tags(offsets, np.fromiter(chain.from_iterable(tags), np.int32, int(offsets[-1])))

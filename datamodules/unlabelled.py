@@ -1,5 +1,6 @@
 """Files to predict that nobody has labelled: what lies in a plain folder, without a list of it."""
 
+import os
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -44,7 +45,10 @@ def files_to_predict(root: Path, folder: Path, extensions: tuple[str, ...], what
         DataError: There is none, or a folder cannot be listed.
     """
     left_out = LeftOut()
-    found = sorted(map(Path, files_below(folder, extensions, left_out)))
+    # by folder and then by name, as paths are compared: no character comes before NUL
+    found = sorted(
+        files_below(folder, extensions, left_out), key=lambda path: path.replace(os.sep, "\0")
+    )
     told = left_out.describe()
     if not found:
         raise DataError(
@@ -55,4 +59,5 @@ def files_to_predict(root: Path, folder: Path, extensions: tuple[str, ...], what
         f"predict: {folder} has neither a list nor class folders, so all {len(found):,} {what} below it "
         f"are predicted{'; ' if told else ''}{told}"
     )
-    return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in found]
+    start = os.path.join(root, "")
+    return [path.removeprefix(start) for path in found]

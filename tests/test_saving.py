@@ -2,7 +2,9 @@
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.errors import WorkerError
+from tome_lightning import saving
+from tome_lightning.agreement import Agreement
 from tome_lightning.cli import exit_code
-from tome_lightning.saving import SaveLast, SavingError
+from tome_lightning.saving import STOPPED, SaveLast, SavingError
 from tome_lightning.signals import RunStopped
 
 from .test_exact_resume import BATCHES, EPOCHS, Session, compare, one_thread
@@ -122,10 +126,84 @@ def test_a_run_that_was_asked_to_stop_goes_on_bit_for_bit(tmp_path, signum, batc
         first.__init__(tmp_path / "cut", extra=[Signal(signum, batch)], **settings)
     assert stopped.value.exit_code == 128 + signum
     saved = torch.load(first.last, weights_only=True)
-    # never within a group: the third batch begins the second one
-    assert saved["global_step"] == {3: 2, 4: 2, None: 3}[batch]
+    # at once, though the third batch has begun the second group: it is taken again
+    assert saved["global_step"] == {3: 1, 4: 2, None: 3}[batch]
+    assert first.trainer.fit_loop.epoch_loop.batch_progress.current.completed == {3: 3, 4: 4}.get(
+        batch, 5
+    )
+    asked = tmp_path / STOPPED
+    assert asked.exists() == (signum != signal.SIGINT)  # a Ctrl-C is no scheduler's
     assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
     compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+    assert not asked.exists()  # it goes on
+
+
+def test_a_stop_before_a_validation_within_a_group_goes_on_bit_for_bit(tmp_path):
+    settings: dict[str, Any] = {
+        "accumulate_grad_batches": 2, "val_check_interval": 3, "save": {"every_n_minutes": None},
+    }  # fmt: skip
+    whole = Session(tmp_path / "whole", **settings)
+    first = Session.__new__(Session)
+    with pytest.raises(RunStopped):
+        first.__init__(tmp_path / "cut", extra=[Signal(signal.SIGTERM)], **settings)
+    assert torch.load(first.last, weights_only=True)["global_step"] == 1
+    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+
+
+class Late(Agreement):
+    """Answers as on CUDA: each with what the call before has exchanged."""
+
+    before: list[float] | None = None
+
+    def exchange(self, numbers: torch.Tensor, wait: bool = False) -> list[float]:
+        now = super().exchange(numbers)
+        before, self.before = self.before, now
+        return before or [0.0] * len(now)
+
+    def settle(self) -> list[float]:
+        before, self.before = self.before, None
+        return before or []
+
+
+def test_a_late_answer_writes_no_file_twice_and_ends_no_other_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "Agreement", Late)
+    now = iter(range(0, 10**6, 30))  # half a minute at each look
+    monkeypatch.setattr(saving.time, "monotonic", lambda: float(next(now)))
+    steps = writes(tmp_path, {"every_n_minutes": 1.0}, max_epochs=2, limit_val_batches=0)
+    assert all(b - a > 1 for a, b in pairwise(sorted(set(steps) - {5, 10})))
+    assert len(steps) == len(set(steps))
+
+    session = Session(tmp_path / "b", max_epochs=1, limit_val_batches=0, extra=[LeftOver()])
+    assert session.trainer.global_step == BATCHES
+
+
+class LeftOver(Callback):
+    """A stop of another fit, of which nobody has read the answer."""
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        (save,) = (one for one in trainer.callbacks if isinstance(one, SaveLast))
+        save._agreement.before = [float(signal.SIGTERM), 0.0]
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_other_verbs_stop_at_their_next_batch(tmp_path, verb):
+    save, hook = SaveLast(), {"validate": "validation"}.get(verb, verb)
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn=verb), strategy=None, callbacks=[], fit_loop=SimpleNamespace(epoch_loop=0),
+        _signal_connector=(connector := SimpleNamespace(register_signal_handlers=None)),
+    )  # fmt: skip
+    trainer: Any = trainer
+    save.setup(trainer, None, verb)
+    assert connector.register_signal_handlers() is None  # Lightning's handler would wait for others
+    getattr(save, f"on_{hook}_start")(trainer, None)
+    try:
+        getattr(save, f"on_{hook}_batch_start")(trainer, None, None, 0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(RunStopped) as stopped:
+            getattr(save, f"on_{hook}_batch_start")(trainer, None, None, 1)
+    finally:
+        save.teardown(trainer, None, verb)
+    assert stopped.value.exit_code == 138
 
 
 def test_data_that_fails_between_two_steps_costs_none_of_them(tmp_path):

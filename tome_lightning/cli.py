@@ -94,6 +94,7 @@ USER_ERRORS = (
     UnsupportedModelError,
     UsageError,
 )
+FIXED = {"weights_only": True, "return_predictions": False}  # PredictionWriter keeps them
 # Set for the processes that Lightning starts on this machine: what `--resume` has found.
 RESUME_VARIABLE = "TOME_LIGHTNING_RESUME"
 VERSIONS = {
@@ -175,8 +176,7 @@ class ToMeCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         known = LightningCLI.subcommands()
         verbs = [self.verb] if self.verb in known else list(known)  # all of them to complete a line
-        # weights_only: always True, see _prepare_subcommand_kwargs
-        return {verb: {*known[verb], "weights_only"} for verb in verbs}
+        return {verb: {*known[verb], *FIXED} for verb in verbs}  # no options
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ToMeCallback, "tome")
@@ -309,8 +309,7 @@ class ToMeCLI(LightningCLI):
             extra.append(RunBar())
         if trainer_config["enable_model_summary"] is None:
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
-        if self.subcommand == "predict":
-            extra.append(PredictionWriter(self.run_dir))
+        extra += [PredictionWriter(self.run_dir)] if self.subcommand == "predict" else []
         keep_apart(callbacks, self.run_dir / "checkpoints")
         trainer_config["callbacks"] = [*best, *callbacks, *extra]  # best.ckpt first of all saving
         check_states([*trainer_config["callbacks"], tome, save])
@@ -342,7 +341,8 @@ class ToMeCLI(LightningCLI):
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        fixed = FIXED if subcommand == "predict" else {"weights_only": True}
+        return {**super()._prepare_subcommand_kwargs(subcommand), **fixed}
 
 
 def main(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ evaluation, and each further r of a schedule is one more.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 from tome_lightning.tome.plan import R
 
 DYNAMO: Any = torch._dynamo.config
+
+# It warns of operations in place within a recomputed block, which it has turned into plain ones by then.
+logging.getLogger("torch._higher_order_ops.wrap").addFilter(
+    lambda record: "context_fn is passed" not in str(record.msg)
+)
 
 
 def compile_model(model: nn.Module) -> None:

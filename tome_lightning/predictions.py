@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tome_lightning.callbacks import as_finetune
+from tome_lightning.prediction_parts import (
+    append_rows,
+    begin_table,
+    check_shared,
+    merge_parts,
+    of_all,
+    part_of,
+)
 
 BEST = 5  # classes a row
 
@@ -18,12 +25,12 @@ BEST = 5  # classes a row
 class PredictionWriter(Callback):
     """Writes ``predictions.csv``: id, file and the five best classes of each sample with scores.
 
-    Rows appear as batches are done, so an interrupted run keeps what it has. On several processes
-    each writes its own samples, to ``predictions.<rank>.csv``. UTF-8; of a name that is not, the bytes
-    that are none are escaped.
+    Rows appear as batches are done, so an interrupted run keeps what it has. Several processes write
+    ``predictions.<rank>.csv`` each into the first one's run directory, and that one puts them together at
+    the end, in the order of the data. UTF-8; of a name that is not, the bytes that are none are escaped.
 
     Args:
-        directory: The run directory.
+        directory: The run directory, as this process knows it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -31,12 +38,17 @@ class PredictionWriter(Callback):
         self.path = directory / "predictions.csv"
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            self.path = self.directory / f"predictions.{trainer.global_rank}.csv"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(trainer.strategy.broadcast(str(self.directory.absolute())))
+        if not trainer.is_global_zero:
+            self.directory = place
+        self.path = self.directory / "predictions.csv"
         best = range(1, 1 + min(BEST, as_finetune(pl_module).task.num_classes))
         header = ["id", "file", *(f"{name}{k}" for k in best for name in ("class", "score"))]
-        self._write([header], "w")
+        if trainer.world_size > 1:
+            self.path = part_of(self.path, trainer.global_rank)
+            check_shared(self.path, self.directory, trainer)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        begin_table(self.path, header)
 
     def on_predict_batch_end(
         self,
@@ -57,18 +69,20 @@ class PredictionWriter(Callback):
             guesses = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
             cells = [cell for k, score in guesses for cell in (names[k], f"{score:.6f}")]
             rows.append([sample, file, *cells])
-        self._write(rows, "a")
+        append_rows(self.path, rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rank_zero_info(f"Predictions: {self.path}")
+        whole = self.directory / "predictions.csv"
+        if trainer.world_size > 1:
+            sizes = of_all(self.path.stat().st_size)  # and by then all have written all
+            if trainer.is_global_zero:
+                merge_parts(whole, sizes)
+        rank_zero_info(f"Predictions: {whole}")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, KeyboardInterrupt) and self.path.exists():
-            rank_zero_info(f"Predictions so far: {self.path}")
-
-    def _write(self, rows: list[list[Any]], mode: str) -> None:
-        # a name of a file need not be text: what is none is escaped, as \udcff, and costs no row
-        with self.path.open(mode, newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file).writerows(rows)
+            several = trainer.world_size > 1
+            name = "predictions.*.csv, a file each process" if several else self.path.name
+            rank_zero_info(f"Predictions so far: {self.directory / name}")

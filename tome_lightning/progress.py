@@ -144,8 +144,9 @@ def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
     total = int(trainer.num_training_batches)
     epoch = fit.epoch_progress.current.started - 1
     batches, due = loop.batch_progress.current.processed, _validation_due(trainer)
-    if batches < total:
-        batches -= batches % trainer.accumulate_grad_batches
+    begun = batches % trainer.accumulate_grad_batches if batches < total else 0
+    if begun:  # what comes after them is due once they are taken again
+        batches, due = batches - begun, False
     if not batches:  # nothing of this epoch: the one before is complete
         epoch, batches, due = epoch - 1, total, False
     accumulate = accumulation(trainer, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
 from tome_lightning.agreement import Agreement, to_device
+from tome_lightning.checkpoint_io import write_text
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.screen import typed
 from tome_lightning.signals import RunStopped, StopSignals
 from tome_lightning.trust import fits
 
 LAST = "last.ckpt"
+STOPPED = "stopped"  # in a run directory: a scheduler's signal has ended the run, which is to go on
 
 
 class SavingError(ValueError):
@@ -29,8 +32,12 @@ class SaveLast(Callback):
 
     It is written every so many steps and minutes, before each validation (which may be long), at the
     end of an epoch and of the run; and on SIGTERM, SIGUSR1 (with which SLURM can announce the end of a
-    job) or the first Ctrl-C, whereupon the run stops. Always at the end of an optimizer step, so that
-    nothing of an accumulation group is lost, and on all processes at the same one.
+    job) or the first Ctrl-C, whereupon the run stops: at the next batch, the same one on all processes.
+    Within an accumulation group the file is of the optimizer step before it, since a group's gradients are
+    in no file: the run that goes on takes the group's batches again, with the same draws.
+
+    The other verbs stop at their next batch as well. A fit that SIGTERM or SIGUSR1 has stopped leaves a
+    file ``stopped`` in its run directory, until it goes on.
 
     Args:
         every_n_steps: Optimizer steps between two files; null for none of these.
@@ -64,7 +71,7 @@ class SaveLast(Callback):
         self._agreement = Agreement()
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._started = 0  # step
-        self._stop, self._due = 0, False  # decided in on_train_batch_end
+        self._stop, self._late, self._due = 0, False, False  # decided in on_train_batch_end
         # Limits of a run that a callback has ended.
         self._over: list[str] | None = None
 
@@ -75,6 +82,10 @@ class SaveLast(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.saves &= not getattr(trainer, "fast_dev_run", False)
+        # Its SIGTERM handler waits for the other processes, wherever in a batch this one is.
+        connector: Any = getattr(trainer, "_signal_connector", None)
+        if hasattr(connector, "register_signal_handlers"):
+            connector.register_signal_handlers = _nothing
         if stage == "fit":  # each process knows its own run directory; the first one's counts
             self.folder = Path(trainer.strategy.broadcast(str(self.path(trainer).parent)))
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -97,7 +108,10 @@ class SaveLast(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen(trainer)
         _check_start(trainer)
-        self._stop, self._due = 0, False
+        self._agreement = Agreement()  # an answer may be under way since another fit
+        self._stop, self._late, self._due = 0, False, False
+        if trainer.is_global_zero:
+            self._run_dir(trainer).joinpath(STOPPED).unlink(missing_ok=True)
         if self._over is not None and self._over == _limits(trainer):
             trainer.should_stop = True
         self._over = None
@@ -110,11 +124,12 @@ class SaveLast(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        stop, late = self._agreed(pl_module.device)
+        self._stop, self._late = self._stop or stop, self._late or bool(late)
         if trainer.fit_loop._should_accumulate():
             return
-        self._stop, late = self._agreed(pl_module.device)
         steps = self.every_n_steps
-        self._due = bool(late) or (
+        self._due = self._late or (
             steps is not None and trainer.global_step - self._saved_step >= steps
         )
 
@@ -126,11 +141,16 @@ class SaveLast(Callback):
         self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
-            return
-        if not trainer.fit_loop._should_accumulate():  # val_check_interval may fall within a group
-            self._save(trainer)
+        if trainer.state.fn != "fit":
+            self._listen(trainer)
+        elif not trainer.sanity_checking:
+            self._save(trainer)  # within a group as well, as val_check_interval may have it
             self._stop_if_asked(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    on_predict_start = on_test_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         saved = not self.saves or trainer.global_step == self._saved_step
@@ -157,10 +177,13 @@ class SaveLast(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # What there is to save was saved before validation. Processes need not agree: one that is gone
-        # ends the others as well.
-        if self.signals.received and trainer.state.fn == "fit":
+        # What there is to save was saved before validation. Processes need not agree: one that leaves
+        # tells the others.
+        if self.signals.received:
             raise self._stopped(trainer, self.signals.received)
+
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.restore()
@@ -207,7 +230,7 @@ class SaveLast(Callback):
         # the device to know. It never has: ours takes the signals, and all agree without waiting.
         loop: Any = trainer.fit_loop.epoch_loop
         if hasattr(loop, "_broadcast_sigterm_tensor"):
-            loop._broadcast_sigterm_tensor = _nothing_to_ask
+            loop._broadcast_sigterm_tensor = _nothing
 
     def _agreed(self, device: torch.device) -> list[int]:
         """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
@@ -217,11 +240,17 @@ class SaveLast(Callback):
         return [int(n) for n in self._agreement.exchange(numbers)]
 
     def _save(self, trainer: Trainer) -> None:
-        self._due = False
+        self._late = self._due = False
+        # What was exchanged before this file was written says that one is due, once more.
+        under_way = self._agreement.settle()
+        self._stop = self._stop or int(under_way[0] if under_way else 0)
         if not self.saves or not trainer.global_step:
             return
         trainer.save_checkpoint(self.path(trainer), False)  # with optimizer and all
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _run_dir(self, trainer: Trainer) -> Path:
+        return self.path(trainer).parent.parent
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self._stop:
@@ -229,14 +258,20 @@ class SaveLast(Callback):
 
     def _stopped(self, trainer: Trainer, signum: int) -> RunStopped:
         stopped = RunStopped(signum)
-        where = f"{str(stopped)[:1].upper()}{str(stopped)[1:]} at step {trainer.global_step}"
+        said = f"{str(stopped)[:1].upper()}{str(stopped)[1:]}"
+        if trainer.state.fn != "fit":
+            rank_zero_info(f"{said} before the end of the data: there are no results")
+            return stopped
+        where = f"{said} at step {trainer.global_step}"
         path = self.path(trainer)
+        if signum != signal.SIGINT and self.saves and trainer.is_global_zero:
+            write_text(self._run_dir(trainer) / STOPPED, f"{where}\n")
         if not trainer.global_step or not self.saves:
             rank_zero_info(f"{where}: there is nothing to save")
         elif path in getattr(trainer.strategy.checkpoint_io, "failures", {}):
             rank_zero_info(f"{where}, which could not be saved")
         else:
-            run = typed(path.parent.parent)
+            run = typed(self._run_dir(trainer))
             rank_zero_info(f"{where}. Saved {path}: go on with fit --resume {run}")
         return stopped
 
@@ -251,7 +286,7 @@ class _AfterEpoch(Checkpoint):
         self.save.after_epoch(trainer)
 
 
-def _nothing_to_ask() -> None:
+def _nothing() -> None:
     pass
 
 

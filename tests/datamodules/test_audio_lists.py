@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,18 +206,22 @@ def test_each_folder_is_listed_once_and_no_clip_is_looked_up_alone(
     touch(tmp_path, *names)
     write_json(tmp_path / "l.json", dict.fromkeys([*names, "c/1.wav", "c/2.wav"], MUSIC))
     listed: list[str] = []
-    real = os.listdir
+    real, state = os.scandir, os.stat
 
-    def note(folder: str) -> list[str]:
+    def note(folder: str) -> Any:
         listed.append(folder)
         return real(folder)
 
+    def only_folders(path: str) -> os.stat_result:
+        assert not path.endswith(".wav")
+        return state(path)
+
     finder = ClipFinder(str(tmp_path), str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "listdir", note)
-        patch.setattr(os, "stat", None)  # whatever looks for one file fails
+        patch.setattr(os, "scandir", note)
+        patch.setattr(os, "stat", only_folders)
         found = read_lists([tmp_path / "l.json"] * 2, classes, finder)
-    assert listed == [str(tmp_path / folder) for folder in "abc"]
+    assert listed == [str(tmp_path / folder) for folder in "abc"] * 2  # once a list
     assert (len(found.files), len(found.missing), found.repeated) == (200, 4, 100)
 
 

@@ -7,11 +7,18 @@ from timm.layers import Attention
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tome_lightning.tome import TokenState, attention
-from tome_lightning.tome.attention import SPARE, attend, fastest_way, size_channels
-from tome_lightning.tome.block import merging_block
+from tome_lightning.tome import attention, patch, recompute
+from tome_lightning.tome import model as model_module
+from tome_lightning.tome.attention import (
+    SPARE,
+    attend,
+    chosen_kernels,
+    fastest_way,
+    size_channels,
+)
 
 from .test_block import BLOCKS, duplicated, make_block, random_state
+from .tiny import images, tiny_vit
 
 
 def inputs(dtype=torch.float32, n=197, d=64, largest=1568, grad=False):
@@ -62,7 +69,7 @@ def test_one_channel_of_bfloat16_would_not_be_enough():
 def test_both_ways_are_attention_over_duplicated_tokens(name, way):
     attn = make_block(**BLOCKS[name]).attn
     state = random_state()
-    out = attend(attn, state.x, state.size, way)
+    out, _ = attend(attn, state.x, state.size, way)
     for image in range(2):
         copies = duplicated(state, image)
         first = (state.size[image, :, 0].cumsum(0) - state.size[image, :, 0]).long()
@@ -78,7 +85,7 @@ def test_both_ways_have_the_gradients_of_float64(name):
     def gradients(way, dtype):
         attn.to(dtype).zero_grad()
         x = state.x.to(dtype, copy=True).requires_grad_()
-        attend(attn, x, state.size.to(dtype), way).square().sum().backward()
+        attend(attn, x, state.size.to(dtype), way)[0].square().sum().backward()
         return [x.grad, *(p.grad.clone() for p in attn.parameters())]
 
     expected = gradients("mask", torch.float64)
@@ -94,9 +101,9 @@ def test_under_autocast_weights_are_right_to_the_dtypes_rounding(dtype, way):
     attn = make_block().attn
     state = random_state(n=40, max_size=500)
     with torch.autocast("cpu", dtype):
-        rounded = attend(attn, state.x, state.size, way)
+        rounded, _ = attend(attn, state.x, state.size, way)
     assert rounded.dtype == dtype
-    exact = attend(attn, state.x, state.size, "mask")
+    exact, _ = attend(attn, state.x, state.size, "mask")
     torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.05)
 
 
@@ -113,7 +120,7 @@ def test_without_sizes_attention_is_timms_bit_for_bit(monkeypatch):
         return kernel(*args, attn_mask=attn_mask, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    assert torch.equal(attend(attn, x, None), expected)
+    assert torch.equal(attend(attn, x, None)[0], expected)
     assert masks == [None]
     attend(attn, x, torch.full((2, 9, 1), 2.0), "channels")
     assert masks == [None, None]  # no mask: flash attention stays possible
@@ -156,31 +163,114 @@ def test_the_way_follows_device_and_precision():
     assert fastest_way(attn, OnCuda()) == "mask"
 
 
-def test_a_mask_never_meets_cudnn_attention():
-    assert SDPBackend.CUDNN_ATTENTION not in attention.WITHOUT_CUDNN
-    from torch.backends.cuda import cudnn_sdp_enabled
-
-    before = cudnn_sdp_enabled()
-    with attention.masked_kernels(torch.device("cuda")):
-        assert not cudnn_sdp_enabled()
-    assert cudnn_sdp_enabled() == before
+CUDA = torch.device("cuda")  # what is chosen for it needs none
 
 
-@pytest.mark.parametrize("way", ["mask", "channels"])
-def test_both_ways_compile_to_one_graph(way, monkeypatch):
-    # as on CUDA, kernels chosen around the call
-    monkeypatch.setattr(
-        attention, "masked_kernels", lambda device: sdpa_kernel(attention.WITHOUT_CUDNN)
-    )
+def allowed():
+    """Attention backends that are on, in torch's order."""
+    return torch.nn.attention._cur_sdpa_kernel_backends(with_priority=True)
+
+
+def test_kernels_are_chosen_in_order_and_cudnn_is_none_of_them():
+    before = allowed()
+    assert SDPBackend.CUDNN_ATTENTION in before
+    with sdpa_kernel(list(reversed(before)), set_priority=True):  # whatever torch's own order is
+        with chosen_kernels(CUDA):
+            assert allowed() == [
+                SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
+            ]  # fmt: skip
+        assert allowed() == list(reversed(before))
+    assert allowed() == before
+
+
+@pytest.mark.parametrize("choice", [[SDPBackend.CUDNN_ATTENTION], [SDPBackend.MATH]])
+def test_a_choice_of_the_users_own_is_left_alone(choice):
+    with sdpa_kernel(choice), chosen_kernels(CUDA):
+        assert allowed() == choice
+    with chosen_kernels(torch.device("cpu")):
+        assert SDPBackend.CUDNN_ATTENTION in allowed()
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch):
+    """Kernels are chosen, and sizes enter, on the CPU as on CUDA; the list of what was entered."""
+    entered = []
+
+    def entering(device):
+        entered.append(device)
+        return chosen_kernels(CUDA)
+
+    for module in (model_module, recompute):
+        monkeypatch.setattr(module, "chosen_kernels", entering)
+    return entered
+
+
+@pytest.mark.parametrize("r", [0, 3])
+@pytest.mark.parametrize("prop_attn", [False, True])
+def test_kernels_are_chosen_once_a_forward_pass_for_every_block(
+    r, prop_attn, as_on_cuda, monkeypatch
+):
+    seen = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(*args, **kwargs):
+        seen.append(allowed() == attention.KERNELS)
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    model = patch(tiny_vit(global_pool="map", class_token=False), r=r, prop_attn=prop_attn)
+    model(images())
+    assert seen == [True] * (model.depth + 1)  # and the pooling's
+    assert len(as_on_cuda) == 2
+    model.forward_intermediates(images(), intermediates_only=True)
+    model.forward_sources(images())
+    assert len(as_on_cuda) == 4
+    assert seen[4:] == [True] * (len(seen) - 4)
+
+
+def test_a_recomputed_block_runs_the_kernels_of_its_forward_pass(as_on_cuda, monkeypatch):
+    seen = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(*args, **kwargs):
+        seen.append(allowed() == attention.KERNELS)
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    model = patch(tiny_vit(), r=3).train()
+    model.set_grad_checkpointing()
+    loss = model(images()).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert seen == [True] * (3 * model.depth)
+
+
+@pytest.mark.parametrize("way", ["none", "mask", "channels"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_model_compiles_to_one_graph_with_its_kernels_chosen(
+    way, checkpointing, as_on_cuda, monkeypatch
+):
     monkeypatch.setattr(attention, "fastest_way", lambda attn, x: way)
-    block = make_block()
+    model = patch(tiny_vit(depth=2), r=3, prop_attn=way != "none").train()
+    model.set_grad_checkpointing(checkpointing)
+    compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True, dynamic=False)
 
-    def run(x, size):
-        return merging_block(block, TokenState(x, size), 3, 1, True).x
+    def gradient(run):
+        x = images().requires_grad_()
+        run(x).square().sum().backward()
+        return x.grad
 
-    state = random_state()
-    compiled = torch.compile(run, backend="aot_eager", fullgraph=True, dynamic=False)
-    torch.testing.assert_close(compiled(state.x, state.size), run(state.x, state.size))
+    torch.testing.assert_close(gradient(compiled), gradient(model))
+    assert SDPBackend.CUDNN_ATTENTION in allowed()
+
+
+@torch.no_grad()
+def test_the_model_is_exported_with_its_kernels_chosen(as_on_cuda):
+    model = patch(tiny_vit(depth=2), r=3, prop_attn=True)
+    program = torch.export.export(model, (images(),))
+    assert as_on_cuda
+    assert torch.equal(program.module()(images()), model(images()))
+    assert SDPBackend.CUDNN_ATTENTION in allowed()
 
 
 @pytest.mark.gpu
@@ -191,13 +281,14 @@ def test_on_cuda_both_ways_agree_with_float64(n, dtype):
     attn = Attention(128, 2, qkv_bias=True).cuda()
     x = torch.randn(2, n, 128, device="cuda", requires_grad=True)
     size = torch.exp(torch.rand(2, n, 1, device="cuda") * 7).round()
-    exact = attend(attn.double(), x.double(), size, "mask")
+    exact, _ = attend(attn.double(), x.double(), size, "mask")
     (expected,) = torch.autograd.grad(exact.square().sum(), x)
     attn.float()
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     for way in ("mask", "channels"):
-        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-            out = attend(attn, x, size, way)
+        autocast = torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
+        with autocast, chosen_kernels(x.device):
+            out, _ = attend(attn, x, size, way)
         (grad,) = torch.autograd.grad(out.float().square().sum(), x)
         assert out.isfinite().all()
         assert grad.isfinite().all()
@@ -210,5 +301,5 @@ def test_a_norm_may_give_queries_and_keys_another_dtype():
     attn = make_block(**BLOCKS["qk norm"]).attn
     assert isinstance(attn.q_norm, nn.LayerNorm)
     with torch.autocast("cpu", torch.bfloat16):
-        out = attend(attn, torch.randn(1, 4, 16), torch.full((1, 4, 1), 2.0), "channels")
+        out, _ = attend(attn, torch.randn(1, 4, 16), torch.full((1, 4, 1), 2.0), "channels")
     assert out.isfinite().all()

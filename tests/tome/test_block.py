@@ -8,9 +8,9 @@ from timm.models.vision_transformer import Block
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tome_lightning.tome import TokenState, bipartite_soft_matching
-from tome_lightning.tome.attention import size_bias
-from tome_lightning.tome.block import head_mean_keys, merging_block
+from tome_lightning.tome import TokenState
+from tome_lightning.tome.attention import attend, size_bias
+from tome_lightning.tome.block import head_mean, merging_block
 
 from .oracle import Token, run_block
 from .tiny import randomise
@@ -51,6 +51,11 @@ def random_state(n=12, seed=1, dtype=torch.float32, max_size=5):
 def duplicated(state, image):
     """One image with every token there as many times as its size says: ``[1, sum(size), C]``."""
     return state.x[image].repeat_interleave(state.size[image, :, 0].long(), dim=0).unsqueeze(0)
+
+
+def metric_of(attn, normed):
+    """What a merging block matches the tokens of its normalised input on."""
+    return head_mean(attend(attn, normed, None)[1])
 
 
 def true_keys(block, normed, monkeypatch):
@@ -172,7 +177,7 @@ def test_the_metric_is_the_mean_over_heads_of_the_true_keys(name, monkeypatch):
     normed = block.norm1(random_state().x)
     keys = true_keys(block, normed, monkeypatch)
     assert keys.shape == (2, 2, 12, block.attn.head_dim)
-    metric = head_mean_keys(block.attn, normed)
+    metric = metric_of(block.attn, normed)
     # float32 products of 16 numbers near 1, summed in another order
     torch.testing.assert_close(metric, keys.mean(dim=1), rtol=0, atol=5e-6)
 
@@ -206,10 +211,10 @@ class Wrapped(nn.Module):
 def test_an_adapter_on_qkv_is_part_of_the_metric(adapter, monkeypatch):
     block = make_block()
     normed = block.norm1(random_state().x)
-    bare = head_mean_keys(block.attn, normed)
+    bare = metric_of(block.attn, normed)
     torch.manual_seed(3)
     block.attn.qkv = adapter(block.attn.qkv)
-    metric = head_mean_keys(block.attn, normed)
+    metric = metric_of(block.attn, normed)
     keys = true_keys(block, normed, monkeypatch)
     torch.testing.assert_close(metric, keys.mean(dim=1), rtol=0, atol=2e-5)  # float32 order of sums
     assert (metric - bare).abs().max() > 0.1
@@ -222,48 +227,81 @@ def test_a_parametrised_qkv_is_part_of_the_metric(monkeypatch):
     block.attn.qkv.parametrizations.weight.original0.mul_(torch.rand(48, 1) + 0.5)
     normed = block.norm1(random_state().x)
     keys = true_keys(block, normed, monkeypatch)
-    metric = head_mean_keys(block.attn, normed)
+    metric = metric_of(block.attn, normed)
     torch.testing.assert_close(metric, keys.mean(dim=1), rtol=0, atol=5e-6)  # float32 order of sums
 
 
 def test_the_metric_has_no_gradient():
     block = make_block()
     for attn in (block.attn, make_block(qk_norm=True).attn):
-        assert not head_mean_keys(attn, torch.randn(1, 4, 16, requires_grad=True)).requires_grad
+        assert not metric_of(attn, torch.randn(1, 4, 16, requires_grad=True)).requires_grad
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["plain", "no qkv bias", "qk norm", "adapter"])
-def test_autocast_chooses_the_tokens_that_float32_chooses(name):
-    """Given the same input to the block; at video length, where bfloat16 keys choose others."""
+def test_autocast_chooses_nearly_all_pairs_that_float32_chooses(name):
+    """At video length, in as few as 8 channels, where most similarities nearly tie."""
     block = make_block(**BLOCKS.get(name, {}))
     if name == "adapter":
         block.attn.qkv = LoRALinear(block.attn.qkv)
     state = random_state(n=1569)
-    normed = block.norm1(state.x)
-    keys = block.attn.qkv(normed)[..., 16:32].unflatten(-1, (2, 8)).transpose(1, 2)
-    rounded = block.attn.k_norm(keys.bfloat16().float()).mean(dim=1)
     exact = merging_block(block, state, 500, 1, prop_attn=True)
-    assert not torch.equal(
-        bipartite_soft_matching(rounded, 500, 1).src,
-        bipartite_soft_matching(head_mean_keys(block.attn, normed), 500, 1).src,
-    )
     with torch.autocast("cpu", torch.bfloat16):
         merged = merging_block(block, state, 500, 1, prop_attn=True)
-    assert torch.equal(merged.source, exact.source)
-    assert torch.equal(merged.size, exact.size)
     assert merged.size.dtype == torch.float32
+    assert torch.equal(merged.size.sum(dim=1), exact.size.sum(dim=1))
+    assert partners(merged, exact) > 0.9
+
+
+def partners(one, other):
+    """Share of the merged tokens whose group is the same in two states."""
+    groups = [[set() for _ in range(state.x.shape[1])] for state in (one, other)]
+    for state, members in zip((one, other), groups, strict=True):
+        for token, into in enumerate(state.source[0].tolist()):
+            members[into].add(token)
+    merged = [{frozenset(group) for group in side if len(group) > 1} for side in groups]
+    return len(merged[0] & merged[1]) / len(merged[1])
+
+
+@pytest.mark.parametrize("name", ["plain", "qk norm", "adapter"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_projection_runs_once_and_in_the_precision_of_attention(name, dtype):
+    block = make_block(**BLOCKS.get(name, {}))
+    if name == "adapter":
+        block.attn.qkv = Wrapped(block.attn.qkv)
+    calls = []
+    block.attn.qkv.register_forward_hook(lambda *_: calls.append(1))
+    products = Products()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32), products:
+        merging_block(block, random_state(), 4, 1, prop_attn=True)
+    assert len(calls) == 1
+    similarities = [torch.float32]  # the one product that merging adds
+    assert [d for d in products.dtypes if d != dtype] == [d for d in similarities if d != dtype]
+
+
+class Products(TorchDispatchMode):
+    """The dtypes of all matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            self.dtypes.append(args[1].dtype)
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
-def test_a_bfloat16_block_matches_on_float32_keys():
+def test_a_bfloat16_block_matches_on_the_float32_mean_of_its_keys():
     block = make_block().bfloat16()
     state = random_state(n=301, dtype=torch.bfloat16)
     normed = block.norm1(state.x)
-    metric = head_mean_keys(block.attn, normed)
+    _, keys = attend(block.attn, normed, state.size)
+    metric = head_mean(keys)
+    assert keys.dtype == torch.bfloat16
+    assert torch.equal(metric, keys.float().mean(dim=1))
     assert metric.dtype == torch.float32
-    widened = head_mean_keys(make_block().bfloat16().float().attn, normed.float())
-    assert torch.equal(metric, widened)
     merged = merging_block(block, state, 100, 1, prop_attn=True)
     assert merged.x.dtype == torch.bfloat16
     assert merged.size.sum() == state.size.sum()
@@ -278,7 +316,7 @@ def test_a_zero_key_is_no_nan():
     state.x[:, 4] = 1.0  # constant: layer norm makes it zero
     state.x[:, 7] = 0.0
     merged = merging_block(block, state, 5, 1, prop_attn=True)
-    assert (head_mean_keys(block.attn, block.norm1(state.x))[:, [4, 7]] == 0).all()
+    assert (metric_of(block.attn, block.norm1(state.x))[:, [4, 7]] == 0).all()
     assert merged.x.isfinite().all()
     assert torch.equal(merged.size.sum(dim=1), state.size.sum(dim=1))
 

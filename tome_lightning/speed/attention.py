@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tome_lightning.speed.timing import interleaved
-from tome_lightning.tome.attention import masked_kernels, size_channels
+from tome_lightning.tome.attention import chosen_kernels, size_channels
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -29,7 +29,7 @@ def none(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
 
 def mask(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
     bias = size.log().to(q.dtype).transpose(1, 2).unsqueeze(1)
-    with masked_kernels(q.device):
+    with chosen_kernels(q.device):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 

@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tome_lightning.tome import ToMeViT, token_counts
-from tome_lightning.tome.projection import is_linear
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Macs:
         mlp: Of the tokens that are left after each block's merge.
         pool: Attention pooling.
         head: Both heads of a distilled model.
-        merging: What merging itself costs: the metric and the similarities.
+        merging: What merging itself costs: the similarities.
     """
 
     patch_embed: int
@@ -129,12 +128,10 @@ def _embedding(embed: Any, model: ToMeViT) -> int:
 def _merging(attn: Any, r: int, num_tokens: int, num_prefix: int) -> int:
     if not r:
         return 0
-    plain = is_linear(attn.qkv) and isinstance(attn.k_norm, nn.Identity)
-    metric = _weights(attn.qkv) // (3 * attn.num_heads) if plain else _weights(attn.qkv)
     first = num_prefix + num_prefix % 2  # sources are the even positions, targets the odd ones
     sources = len(range(first, num_tokens, 2))
     targets = num_tokens - num_prefix - sources
-    return num_tokens * metric + sources * targets * int(attn.head_dim)
+    return sources * targets * int(attn.head_dim)
 
 
 def _pooling(pool: AttentionPoolLatent, num_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""Proportional attention: a merged token counts as often as the patches it stands for.
+"""Attention in proportion to the tokens' sizes: a merged token counts as often as its patches.
 
 ``softmax(q k / sqrt(d) + log s)`` is attention over keys repeated s times (ToMe, equation 1). It is
 computed in one of two exact ways: a mask, which every kernel but flash attention takes, or spare
@@ -21,33 +21,55 @@ SizeWay = Literal["mask", "channels"]
 
 SPARE = 8  # channels added: attention kernels for half precision want multiples of 8
 HALF = (torch.float16, torch.bfloat16)
-# cuDNN's attention with a mask: gradients of queries were NaN where the token count is 64 modulo 128
-# (PyTorch issue 196678), and a mask of another dtype was misread (PyTorch PR 191612).
-WITHOUT_CUDNN = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Tried in this order. Without it torch may take cuDNN first, which plans for tens of milliseconds at each
+# new number of tokens, of which merging makes one a block; and with a mask its gradients of queries were
+# NaN where that number is 64 modulo 128 (PyTorch issue 196678), a mask of another dtype was misread
+# (PyTorch PR 191612).
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def attend(attn: Any, x: Tensor, size: Tensor | None, way: SizeWay | None = None) -> Tensor:
-    """Run timm's attention, in proportion to the tokens' sizes if there are any.
+def chosen_kernels(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it, attention on CUDA runs on the first of ``KERNELS`` that takes it.
+
+    Unless somebody has chosen already: where cuDNN is off, or all but cuDNN
+    (``sdpa_kernel(SDPBackend.CUDNN_ATTENTION)`` around the model), that is left as it is. Entering
+    takes some 50 microseconds of the host's time, so it is done once a forward pass, not once a block.
+    """
+    # what torch.backends.cuda asks, which torch.compile does not trace through
+    free = torch._C._get_cudnn_sdp_enabled() and torch._C._get_flash_sdp_enabled()
+    if device.type == "cuda" and free:
+        return sdpa_kernel(KERNELS, set_priority=True)
+    return contextlib.nullcontext()
+
+
+def attend(
+    attn: Any, x: Tensor, size: Tensor | None, way: SizeWay | None = None
+) -> tuple[Tensor, Tensor]:
+    """timm's attention written out, since matching needs its keys and sizes may enter it.
 
     Args:
-        attn: timm Attention.
+        attn: timm Attention with H heads.
         x: The block's normalised input, ``[B, N, C]``.
         size: Patches per token, ``[B, N, 1]``; ``None`` where all tokens count alike, which is
-            exactly timm's own forward, without a mask.
+            bit for bit what timm computes, without a mask.
         way: How sizes enter; by default ``fastest_way``.
 
     Returns:
-        ``[B, N, C]``.
+        ``[B, N, C]``, and the keys that queries were multiplied with, ``[B, H, N, head_dim]``.
     """
-    out: Tensor
-    if size is None:
-        out = attn(x)
-    elif (way or fastest_way(attn, x)) == "channels":
-        out = _attend_by_channels(attn, x, size)
+    batch, tokens, _ = x.shape
+    qkv = attn.qkv(x).reshape(batch, tokens, 3, attn.num_heads, attn.head_dim)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    # An autocast norm gives float32: attention wants one dtype.
+    q, k = attn.q_norm(q).to(v.dtype), attn.k_norm(k).to(v.dtype)
+    if size is not None and (way or fastest_way(attn, x)) == "channels":
+        out = _attend_by_channels(attn, q, k, v, size)
     else:
-        with masked_kernels(x.device):
-            out = attn(x, attn_mask=size_bias(size, x))
-    return out
+        out = _attend_by_mask(attn, q, k, v, size_bias(size, x))
+    out = attn.norm(out.transpose(1, 2).reshape(batch, tokens, attn.attn_dim))
+    if attn.gate is not None:
+        out = out * attn.gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(out)), k
 
 
 def fastest_way(attn: Any, x: Tensor) -> SizeWay:
@@ -77,11 +99,6 @@ def size_bias(size: Tensor | None, like: Tensor) -> Tensor | None:
     dtype = _compute_dtype(like)
     log = size.to(torch.promote_types(dtype, torch.float32)).log()
     return log.to(dtype).transpose(1, 2).unsqueeze(1)
-
-
-def masked_kernels(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it, attention with a mask avoids the kernels that are wrong with one."""
-    return sdpa_kernel(WITHOUT_CUDNN) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def size_channels(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,24 +131,25 @@ def size_channels(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor
     return q, k, F.pad(v, (0, SPARE))
 
 
-def _attend_by_channels(attn: Any, x: Tensor, size: Tensor) -> Tensor:
-    batch, tokens, _ = x.shape
-    qkv = attn.qkv(x).reshape(batch, tokens, 3, attn.num_heads, attn.head_dim)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    # An autocast norm gives float32: attention wants one dtype.
-    q, k = attn.q_norm(q).to(v.dtype), attn.k_norm(k).to(v.dtype)
-    with torch.autocast(x.device.type, enabled=False):  # log(size) keeps its digits
+def _attend_by_channels(attn: Any, q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
+    with torch.autocast(q.device.type, enabled=False):  # log(size) keeps its digits
         q, k, v = size_channels(q, k, v, size)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    out = F.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout, scale=1 / math.sqrt(attn.head_dim)
-    )
-    out = out[..., : attn.head_dim].transpose(1, 2).reshape(batch, tokens, attn.attn_dim)
-    out = attn.norm(out)
-    if attn.gate is not None:
-        out = out * attn.gate(x).sigmoid()
-    projected: Tensor = attn.proj_drop(attn.proj(out))
-    return projected
+    scale = 1 / math.sqrt(attn.head_dim)
+    out = F.scaled_dot_product_attention(q, k, v, dropout_p=_dropout(attn), scale=scale)
+    return out[..., : attn.head_dim]
+
+
+def _attend_by_mask(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    if attn.fused_attn:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=_dropout(attn))
+    scores = (q * attn.scale) @ k.transpose(-2, -1)
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+    out: Tensor = attn.attn_drop(weights) @ v
+    return out
+
+
+def _dropout(attn: Any) -> float:
+    return float(attn.attn_drop.p) if attn.training else 0.0
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

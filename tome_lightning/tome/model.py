@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -11,13 +12,13 @@ from timm.layers import PatchDropout
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from tome_lightning.tome.attention import masked_kernels, size_bias
+from tome_lightning.tome.attention import chosen_kernels, size_bias
 from tome_lightning.tome.block import merging_block
 from tome_lightning.tome.facade import ViTFacade
 from tome_lightning.tome.merge import restore_order
 from tome_lightning.tome.plan import R, check_r, layer_plan, requested_plan
+from tome_lightning.tome.recompute import recomputed_block
 from tome_lightning.tome.state import TokenState
 from tome_lightning.tome.support import UnsupportedModelError, check_supported
 
@@ -29,8 +30,8 @@ def patch(
 
     The ViT itself is not changed: the returned model walks its blocks and shares its parameters,
     so ``model.vit`` stays a stock timm model that can be saved, exported and used without merging.
-    Blocks are walked part by part: hooks on a whole block are not called, and in half precision
-    on CUDA with prop_attn nor are those on its attention as a whole.
+    Blocks are walked part by part: hooks on a whole block are not called, and where it merges, or with
+    prop_attn once tokens have merged, nor are those on its attention as a whole.
 
     Args:
         vit: Any timm VisionTransformer of plain pre-norm blocks (AugReg, DeiT, DeiT-3, distilled,
@@ -250,13 +251,14 @@ class ToMeViT(ViTFacade):
         take, last = feature_take_indices(self.depth, indices)
         state, taken = self._embed(x, trace=unmerge), []
         plan = self.plan(state.x.shape[1])
-        for i, r in enumerate(plan[: last + 1] if stop_early else plan):
-            state = self._block(i, state, r)
-            if i in take:
-                tokens = self.vit.norm(state.x) if norm else state.x
-                if state.source is not None:
-                    tokens = restore_order(tokens, state.source)
-                taken.append(tokens)
+        with chosen_kernels(x.device):
+            for i, r in enumerate(plan[: last + 1] if stop_early else plan):
+                state = self._block(i, state, r)
+                if i in take:
+                    tokens = self.vit.norm(state.x) if norm else state.x
+                    if state.source is not None:
+                        tokens = restore_order(tokens, state.source)
+                    taken.append(tokens)
 
         prefix = [tokens[:, : self.num_prefix] for tokens in taken]
         taken = [tokens[:, self.num_prefix :] for tokens in taken]
@@ -303,10 +305,11 @@ class ToMeViT(ViTFacade):
         state = self._embed(x, trace=True)
         plan = self.plan(state.x.shape[1])
         found = {0: state.source}
-        for i in range(max(wanted, default=0)):
-            state = self._block(i, state, plan[i])
-            if i + 1 in wanted:
-                found[i + 1] = state.source
+        with chosen_kernels(x.device):
+            for i in range(max(wanted, default=0)):
+                state = self._block(i, state, plan[i])
+                if i + 1 in wanted:
+                    found[i + 1] = state.source
         return [cast(Tensor, found[depth]) for depth in wanted]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -322,14 +325,15 @@ class ToMeViT(ViTFacade):
 
     def _run_blocks(self, x: Tensor, trace: bool) -> TokenState:
         state = self._embed(x, trace)
-        for i, r in enumerate(self.plan(state.x.shape[1])):
-            state = self._block(i, state, r)
+        with chosen_kernels(x.device):
+            for i, r in enumerate(self.plan(state.x.shape[1])):
+                state = self._block(i, state, r)
         return state
 
     def _block(self, i: int, state: TokenState, r: int) -> TokenState:
         args = (self.vit.blocks[i], state, r, self.num_prefix, self.prop_attn)
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(merging_block, *args, use_reentrant=False)
+            return recomputed_block(*args)
         return merging_block(*args)
 
     def _pool_needs_size(self, pool_type: str | None = None) -> bool:
@@ -349,16 +353,20 @@ class ToMeViT(ViTFacade):
     def _head(self, x: Tensor, size: Tensor | None, pre_logits: bool = False) -> Tensor:
         vit = self.vit
         if size is None or not self._pool_needs_size():
-            return vit.forward_head(x, pre_logits=pre_logits)
+            with self._pool_kernels(x):
+                return vit.forward_head(x, pre_logits=pre_logits)
         pooled = vit.head_drop(vit.fc_norm(self._weighted_pool(x, size)))
         return pooled if pre_logits else vit.head(pooled)
+
+    def _pool_kernels(self, x: Tensor) -> AbstractContextManager[Any]:
+        return nullcontext() if self.vit.attn_pool is None else chosen_kernels(x.device)
 
     def _weighted_pool(self, x: Tensor, size: Tensor, pool_type: str | None = None) -> Tensor:
         """Pool as if every merged token were there once for each of its patches."""
         first = 0 if self.vit.pool_include_prefix else self.num_prefix
         x, size = x[:, first:], size[:, first:]
         if self.vit.attn_pool is not None:
-            with masked_kernels(x.device):
+            with self._pool_kernels(x):
                 return self.vit.attn_pool(x, attn_mask=size_bias(size, x))
         mean = ((x * size).sum(dim=1) / size.sum(dim=1)).to(x.dtype)
         if (pool_type or self.vit.global_pool) == "avgmax":

@@ -39,8 +39,3 @@ def remove_key_bias(vit: VisionTransformer) -> None:
             continue
         attn.qkv = KeysWithoutBias(old.in_features, old.out_features, device="meta")
         attn.qkv.weight, attn.qkv.bias = old.weight, old.bias
-
-
-def is_linear(qkv: nn.Module) -> bool:
-    """Whether the projection is ``weight`` and ``bias`` alone: no adapter, not quantised."""
-    return type(qkv) in (nn.Linear, KeysWithoutBias)
