@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tome_lightning import ToMeCallback
 from tome_lightning.agreement import Agreement
 from tome_lightning.bar import REFRESH, RunBar
-from tome_lightning.figures import at_each_batch
+from tome_lightning.figures import at_each_batch, to_log
 from tome_lightning.peers import Peers
 from tome_lightning.saving import SaveLast
 
@@ -140,3 +140,42 @@ def test_the_bar_still_tells_the_loss(tmp_path: Path, capsys: pytest.CaptureFixt
     assert float(fit.callback_metrics["train/loss"]) == told[-1]["loss"]
     assert told[-1]["r"] == "4"
     assert "samples/s" in told[-1]
+
+
+class Processes:
+    """A trainer of two processes; the other one's loss is 3."""
+
+    world_size, fast_dev_run = 2, False
+
+    def __init__(self, written: bool) -> None:
+        self._logger_connector = SimpleNamespace(should_update_logs=written)
+
+
+@pytest.mark.parametrize(("written", "logged"), [(True, 2.0), (False, 1.0)])
+def test_a_written_loss_is_the_mean_over_processes_and_others_ask_nobody(
+    written: bool, logged: float, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda loss: asked.append(loss.add_(3)) or None
+    )
+    loss = torch.tensor(1.0, dtype=torch.bfloat16, requires_grad=True)
+    with Waits() as waits:
+        told = to_log(Processes(written), loss)
+    assert (float(told), told.requires_grad, len(asked)) == (logged, False, int(written))
+    assert float(loss.detach()) == 1  # as it was, for the backward pass
+    assert not waits.seen
+
+
+def test_every_step_that_is_written_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    fit = trainer(tmp_path, ToMeCallback(), max_epochs=1, log_every_n_steps=2)
+
+    def note(trainer: Any, loss: Tensor) -> Tensor:
+        if trainer._logger_connector.should_update_logs:
+            asked.append(trainer.global_step)
+        return to_log(trainer, loss)
+
+    monkeypatch.setattr("tome_lightning.finetune.to_log", note)
+    fit.fit(tiny(), datamodule=Noise())
+    assert asked == [1, 3, 5]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from tome_lightning.arguments import UsageError
 
@@ -11,6 +16,43 @@ EMA = (
     "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging "
     "--trainer.callbacks.decay=0.9999"
 )
+
+
+class CountedOnHost(AveragedModel):
+    """torch's averages, with the number of averaged steps on the host.
+
+    On a CUDA device its value is asked for at each step (before torch 2.14 once a parameter), and from
+    the host torch copies it to the device for each parameter: both wait for all that is queued there.
+    """
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average in the weights of `model`, to the same numbers as torch."""
+        if not self.n_averaged or not self.use_buffers:
+            super().update_parameters(model)
+            return
+        ours = [*self.module.parameters(), *self.module.buffers()]
+        theirs = [*model.parameters(), *model.buffers()]
+        pairs = [
+            (old.detach(), new.detach().to(old.device))
+            for old, new in zip(ours, theirs, strict=True)
+        ]
+        if self.multi_avg_fn is None:
+            average = self.avg_fn or get_swa_avg_fn()
+            for old, new in pairs:
+                old.copy_(average(old, new, self.n_averaged))
+        else:
+            for some in _alike(pairs):
+                self.multi_avg_fn(*map(list, zip(*some, strict=True)), self.n_averaged)
+        self.n_averaged += 1
+
+
+def _alike(pairs: list[tuple[Tensor, Tensor]]) -> Iterable[list[tuple[Tensor, Tensor]]]:
+    """By device and dtype, as the foreach kernels want them."""
+    groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    for pair in pairs:
+        groups.setdefault((pair[0].device, pair[0].dtype), []).append(pair)
+    return groups.values()
 
 
 def check_averaging(trainer: Trainer) -> None:
@@ -54,5 +96,12 @@ def averages_to_device(module: LightningModule) -> None:
     """
     for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
         average = getattr(callback, "_average_model", None)
-        if isinstance(callback, WeightAveraging) and average is not None and not callback._device:
+        if not isinstance(callback, WeightAveraging) or average is None:
+            continue
+        averaged = average.n_averaged.cpu()
+        if not callback._device:
             average.to(module.device)
+        if type(average) is AveragedModel:
+            average.__class__ = CountedOnHost
+        if isinstance(average, CountedOnHost):
+            average.n_averaged = averaged

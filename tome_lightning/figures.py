@@ -1,8 +1,11 @@
-"""Who reads a step's figures for the screen, and when."""
+"""Who reads a step's figures, and when; and whose they are."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 def at_each_batch(trainer: Any) -> bool:
@@ -13,3 +16,18 @@ def at_each_batch(trainer: Any) -> bool:
     """
     bar = trainer.progress_bar_callback
     return bar is not None and not getattr(bar, "reads_figures", False)
+
+
+def to_log(trainer: Any, loss: Tensor) -> Tensor:
+    """A batch's loss ``[]`` as it is logged, detached.
+
+    At a step that loggers write it is the mean over all processes, which have batches of one size; else
+    this process's own, since to ask the others costs a message.
+    """
+    count = trainer.world_size
+    written = trainer._logger_connector.should_update_logs or trainer.fast_dev_run
+    if count == 1 or not written:
+        return loss.detach()
+    total = loss.detach().float().clone()
+    torch.distributed.all_reduce(total)  # the device adds; the host goes on
+    return total / count

@@ -29,7 +29,7 @@ from tome_lightning.batches import (
     this_run,
 )
 from tome_lightning.compiling import OneShape, compile_model, equal_parts
-from tome_lightning.figures import at_each_batch
+from tome_lightning.figures import at_each_batch, to_log
 from tome_lightning.guard import Facts, LossGuard
 from tome_lightning.inputs import Input
 from tome_lightning.metrics import Totals
@@ -261,7 +261,7 @@ class FineTune(LightningModule):
         x, y, ids = batch
         loss = self.loss(x, y)
         self._guard.add(loss, ids)
-        self.log("train/loss", loss.detach(), prog_bar=at_each_batch(self.trainer))
+        self.log("train/loss", to_log(self.trainer, loss), prog_bar=at_each_batch(self.trainer))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:

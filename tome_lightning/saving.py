@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
-from tome_lightning.agreement import Agreement
+from tome_lightning.agreement import Agreement, to_device
 from tome_lightning.checkpoint_io import write_text
 from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.screen import typed
@@ -236,8 +236,8 @@ class SaveLast(Callback):
         """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
         minutes = (time.monotonic() - self._saved_at) / 60
         late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
-        numbers = torch.tensor([self.signals.received, late], dtype=torch.float32)
-        return [int(n) for n in self._agreement.exchange(numbers.to(device, non_blocking=True))]
+        numbers = to_device([self.signals.received, late], device)
+        return [int(n) for n in self._agreement.exchange(numbers)]
 
     def _save(self, trainer: Trainer) -> None:
         self._late = self._due = False
