@@ -44,8 +44,8 @@ def _end_with(parent: int) -> None:
 def end_at_exit(workers: Iterable[BaseProcess]) -> None:
     """Have these loader processes gone before multiprocessing's exit waits for them.
 
-    It sends each one SIGTERM, once, and then waits without limit; a worker outlives the first SIGTERM, and
-    one that hangs in a decoder or on a dead disk any.
+    It sends each one SIGTERM, once, and then waits without limit; a worker outlives the first SIGTERM,
+    and one that hangs in a decoder or on a dead disk any.
     """
     _workers.update(workers)
     atexit.unregister(end_workers)

@@ -189,7 +189,8 @@ class LeftOver(Callback):
 def test_other_verbs_stop_at_their_next_batch(tmp_path, verb):
     save, hook = SaveLast(), {"validate": "validation"}.get(verb, verb)
     trainer = SimpleNamespace(
-        state=SimpleNamespace(fn=verb), strategy=None, callbacks=[], fit_loop=SimpleNamespace(epoch_loop=0),
+        state=SimpleNamespace(fn=verb), strategy=None, callbacks=[],
+        fit_loop=SimpleNamespace(epoch_loop=0),
         _signal_connector=(connector := SimpleNamespace(register_signal_handlers=None)),
     )  # fmt: skip
     trainer: Any = trainer

@@ -33,8 +33,8 @@ class SaveLast(Callback):
     It is written every so many steps and minutes, before each validation (which may be long), at the
     end of an epoch and of the run; and on SIGTERM, SIGUSR1 (with which SLURM can announce the end of a
     job) or the first Ctrl-C, whereupon the run stops: at the next batch, the same one on all processes.
-    Within an accumulation group the file is of the optimizer step before it, since a group's gradients are
-    in no file: the run that goes on takes the group's batches again, with the same draws.
+    Within an accumulation group the file is of the optimizer step before it, since a group's gradients
+    are in no file: the run that goes on takes the group's batches again, with the same draws.
 
     The other verbs stop at their next batch as well. A fit that SIGTERM or SIGUSR1 has stopped leaves a
     file ``stopped`` in its run directory, until it goes on.
