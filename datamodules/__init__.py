@@ -14,21 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.audioset import AudioSet
-    from datamodules.balanced import BalancedSampler, sample_weights
-    from datamodules.clips import (
+    from datamodules.errors import DataError
+    from datamodules.images.digits import Digits
+    from datamodules.images.imagenet import ImageNet
+    from datamodules.sounds.audioset import AudioSet
+    from datamodules.sounds.balanced import BalancedSampler, sample_weights
+    from datamodules.sounds.features import fbank
+    from datamodules.sounds.sound_scenes import SoundScenes
+    from datamodules.videos.clips import (
         mae_st_test_starts,
         mae_st_train_indices,
         videomae_test_starts,
         videomae_train_indices,
     )
-    from datamodules.digits import Digits
-    from datamodules.errors import DataError
-    from datamodules.features import fbank
-    from datamodules.imagenet import ImageNet
-    from datamodules.kinetics import Kinetics400
-    from datamodules.moving_digits import MovingDigits
-    from datamodules.sound_scenes import SoundScenes
+    from datamodules.videos.kinetics import Kinetics400
+    from datamodules.videos.moving_digits import MovingDigits
 
 __all__ = [
     "AudioSet",
@@ -48,20 +48,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AudioSet": "audioset",
-    "BalancedSampler": "balanced",
+    "AudioSet": "sounds.audioset",
+    "BalancedSampler": "sounds.balanced",
     "DataError": "errors",
-    "Digits": "digits",
-    "ImageNet": "imagenet",
-    "Kinetics400": "kinetics",
-    "MovingDigits": "moving_digits",
-    "SoundScenes": "sound_scenes",
-    "fbank": "features",
-    "mae_st_test_starts": "clips",
-    "mae_st_train_indices": "clips",
-    "sample_weights": "balanced",
-    "videomae_test_starts": "clips",
-    "videomae_train_indices": "clips",
+    "Digits": "images.digits",
+    "ImageNet": "images.imagenet",
+    "Kinetics400": "videos.kinetics",
+    "MovingDigits": "videos.moving_digits",
+    "SoundScenes": "sounds.sound_scenes",
+    "fbank": "sounds.features",
+    "mae_st_test_starts": "videos.clips",
+    "mae_st_train_indices": "videos.clips",
+    "sample_weights": "sounds.balanced",
+    "videomae_test_starts": "videos.clips",
+    "videomae_train_indices": "videos.clips",
 }
 
 

@@ -14,12 +14,12 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from datamodules.class_names import refuse_other_classes
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.leaving import outlive_signals
 from datamodules.loader import EpochSampler, Loader, flatten_repeats
 from datamodules.samples import Key, Samples
+from datamodules.videos.class_names import refuse_other_classes
 from datamodules.workers import started_of, too_few_workers, usable_cores
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ except ImportError:  # Windows, where every process lists for itself
 WORTH = 20_000  # files from which a listing is kept
 UNUSED_DAYS = 30  # after which it is removed
 SOURCES = (
-    "audio", "audio_lists", "audio_rows", "clip_finder", "csv_lines", "filelist", "kept", "packed",
-    "tagged", "walking", "witness",
+    "csv_lines", "filelist", "kept", "packed", "sounds/clip_finder", "sounds/lists", "sounds/reading",
+    "sounds/rows", "sounds/tagged", "walking", "witness",
 )  # fmt: skip  # whoever changes how files are listed makes all that is kept void
 
 Files = TypeVar("Files", bound=LabelledFiles)
@@ -140,7 +140,7 @@ def digest_of(path: Path) -> str:
 
 def _name(what: Sequence[object]) -> str:
     here = Path(__file__).parent
-    sources = [path.read_bytes() for name in SOURCES if (path := here / f"{name}.py").is_file()]
+    sources = [(here / f"{name}.py").read_bytes() for name in SOURCES]
     user = os.getuid() if hasattr(os, "getuid") else 0
     # the node: a cache in a home folder is that of many machines, whose disks differ
     words = json.dumps([platform.node(), user, np.__version__, *map(str, what)])

@@ -603,9 +603,9 @@ def test_predict_writes_the_best_classes_of_every_sample(run, trained):
         f"{x}{k}" for x in ("class", "score") for k in range(1, 6)
     }
     module = FineTune.load_from_checkpoint(best).eval()
-    from datamodules.image_reader import read_image
+    from datamodules.images.reading import read_image
+    from datamodules.images.transforms import EvalTransform
     from datamodules.on_device import DeviceTransform
-    from datamodules.transforms import EvalTransform
 
     view = EvalTransform(28, 1.0, "bicubic")(read_image(rows[7]["file"], 1))
     with torch.no_grad():

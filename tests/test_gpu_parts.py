@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tome_lightning.commands.benchmark import _parser, split
+from tome_lightning.commands.benchmark.command import _parser, split
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / ".ci" / "gpu"

@@ -141,7 +141,7 @@ def test_the_meter_knows_nothing_of_lightning():
     _refuse(
         one
         for one in IMPORTS
-        if one.importer == "tome_lightning.meter"
+        if one.importer == "tome_lightning.trainer.meter"
         and _under(one.target, "lightning", "pytorch_lightning")
     )
 
@@ -149,7 +149,10 @@ def test_the_meter_knows_nothing_of_lightning():
 def test_only_the_entry_points_import_the_cli():
     """`__main__` starts it; the end-to-end benchmark and the sweep prepare runs of it, as does, inside a
     function, the check of a recipe; `fit` and the commands reach for it inside a function."""
-    preparing = ("tome_lightning.speed.prepared", "tome_lightning.sweeping.prepared")
+    preparing = (
+        "tome_lightning.commands.benchmark.prepared",
+        "tome_lightning.commands.sweep.prepared",
+    )
     late = tuple(f"tome_lightning.{x}" for x in ("notebook", "checkup.recipe", "sweeping.measure"))
     for one in IMPORTS:
         if not _under(one.target, "tome_lightning.cli"):

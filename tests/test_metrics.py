@@ -11,13 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from tome_lightning.metrics import (
-    STAGED,
-    ClassesSeen,
-    Count,
-    MacroAveragePrecision,
-    WeightedMean,
-)
+from tome_lightning.metrics import STAGED, ClassesSeen, Count, MacroAveragePrecision, WeightedMean
 
 
 def draw(samples: int, classes: int, share: float = 0.2) -> tuple[Tensor, Tensor]:

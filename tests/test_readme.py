@@ -11,7 +11,7 @@ from PIL import Image
 from tome_lightning.__main__ import main
 
 from .datamodules.audio_tree import write_tree
-from .datamodules.videos import write_clip
+from .datamodules.clip_files import write_clip
 
 soundfile = pytest.importorskip("soundfile")
 

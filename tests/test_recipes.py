@@ -9,7 +9,7 @@ import yaml
 import checkpoints
 import recipes
 from datamodules import AudioSet, Kinetics400
-from datamodules.clips import VideoMAESampling
+from datamodules.videos.clips import VideoMAESampling
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
 from tome_lightning.tome import token_counts

@@ -8,18 +8,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tome_lightning.callbacks import ToMeCallback
-    from tome_lightning.commands.doctor import doctor
-    from tome_lightning.commands.scanning import scan
-    from tome_lightning.comparison import compare
-    from tome_lightning.exporting import export_model
+    from tome_lightning.commands.benchmark import benchmark
+    from tome_lightning.commands.compare.runs import compare
+    from tome_lightning.commands.doctor.command import doctor
+    from tome_lightning.commands.export import export_model
+    from tome_lightning.commands.fit import fit
+    from tome_lightning.commands.inspect.facts import inspect_checkpoint
+    from tome_lightning.commands.loaded import LoadedModel, load_model
+    from tome_lightning.commands.scan.walk import scan
+    from tome_lightning.commands.sweep import sweep
+    from tome_lightning.commands.visualize import visualize
     from tome_lightning.finetune import FineTune
     from tome_lightning.inputs import Clip, Image, Spectrogram
-    from tome_lightning.inspection import inspect_checkpoint
-    from tome_lightning.loaded import LoadedModel, load_model
-    from tome_lightning.notebook import fit
-    from tome_lightning.pictures import visualize
-    from tome_lightning.speed import benchmark
-    from tome_lightning.sweeping import sweep
     from tome_lightning.tasks import MultiLabel, SingleLabel
     from tome_lightning.tome import RSchedule, TokenState, ToMeViT, patch
 
@@ -27,7 +27,7 @@ _HOMES = {
     "Clip": "tome_lightning.inputs",
     "FineTune": "tome_lightning.finetune",
     "Image": "tome_lightning.inputs",
-    "LoadedModel": "tome_lightning.loaded",
+    "LoadedModel": "tome_lightning.commands.loaded",
     "MultiLabel": "tome_lightning.tasks",
     "RSchedule": "tome_lightning.tome",
     "SingleLabel": "tome_lightning.tasks",
@@ -35,17 +35,17 @@ _HOMES = {
     "ToMeCallback": "tome_lightning.callbacks",
     "ToMeViT": "tome_lightning.tome",
     "TokenState": "tome_lightning.tome",
-    "benchmark": "tome_lightning.speed",
-    "compare": "tome_lightning.comparison",
-    "doctor": "tome_lightning.commands.doctor",
-    "export_model": "tome_lightning.exporting",
-    "fit": "tome_lightning.notebook",
-    "inspect_checkpoint": "tome_lightning.inspection",
-    "load_model": "tome_lightning.loaded",
+    "benchmark": "tome_lightning.commands.benchmark",
+    "compare": "tome_lightning.commands.compare.runs",
+    "doctor": "tome_lightning.commands.doctor.command",
+    "export_model": "tome_lightning.commands.export",
+    "fit": "tome_lightning.commands.fit",
+    "inspect_checkpoint": "tome_lightning.commands.inspect.facts",
+    "load_model": "tome_lightning.commands.loaded",
     "patch": "tome_lightning.tome",
-    "scan": "tome_lightning.commands.scanning",
-    "sweep": "tome_lightning.sweeping",
-    "visualize": "tome_lightning.pictures",
+    "scan": "tome_lightning.commands.scan.walk",
+    "sweep": "tome_lightning.commands.sweep",
+    "visualize": "tome_lightning.commands.visualize",
 }
 __all__ = [
     "Clip",

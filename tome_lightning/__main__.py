@@ -13,9 +13,9 @@ from importlib import import_module
 from tome_lightning import __version__
 from tome_lightning.screen import say
 from tome_lightning.siblings import prefer_own
-from tome_lightning.signals import leaving_at_ctrl_c
-from tome_lightning.telling import complain_once
-from tome_lightning.threads import wait_asleep
+from tome_lightning.trainer.signals import leaving_at_ctrl_c
+from tome_lightning.trainer.telling import complain_once
+from tome_lightning.trainer.threads import wait_asleep
 
 HIDDEN = prefer_own()  # here, not in main: processes that multiprocessing spawns import this, too
 
@@ -95,7 +95,7 @@ def _run(argv: list[str]) -> int:
     asked = re.search(r" (?:-h|--help(?:[ =](all))?)(?= |$)", " ".join(argv))
     if asked is not None:
         if asked[1] is None:
-            from tome_lightning.short_help import short_help
+            from tome_lightning.commands.short_help import short_help
 
             print(short_help(argv[0], f"{LIGHTNING[argv[0]].capitalize()}."))
             return 0

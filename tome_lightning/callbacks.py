@@ -11,13 +11,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from tome_lightning.compiling import allow_graphs, count_graphs
-from tome_lightning.figures import at_each_batch
-from tome_lightning.memory import asked_for
-from tome_lightning.meter import StepMeter, limiting_words, peak_memory_mib
-from tome_lightning.signals import stop_asked
 from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
 from tome_lightning.tome.plan import R
+from tome_lightning.trainer.compiling import allow_graphs, count_graphs
+from tome_lightning.trainer.figures import at_each_batch
+from tome_lightning.trainer.memory import asked_for
+from tome_lightning.trainer.meter import StepMeter, limiting_words, peak_memory_mib
+from tome_lightning.trainer.signals import stop_asked
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune

@@ -37,28 +37,22 @@ import recipes
 from datamodules.base import LabelledData
 from tome_lightning import __version__
 from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
-from tome_lightning.bar import RunBar
-from tome_lightning.batches import BatchError
-from tome_lightning.best import best_checkpoints, check_states, keep_apart
 from tome_lightning.callbacks import ToMeCallback
-from tome_lightning.checkpoint_io import AtomicCheckpointIO, CheckpointFileError
-from tome_lightning.claim import release
 from tome_lightning.finetune import FineTune, FineTuneError
-from tome_lightning.guard import NonFiniteLossError
 from tome_lightning.inputs import Input, InputError
-from tome_lightning.launch import check_launch, cluster_plugins
-from tome_lightning.leftovers import held, remove_unused
-from tome_lightning.memory import out_of_memory
-from tome_lightning.overrides import Objects
-from tome_lightning.peers import Peers, follow, leaving, rank, started_by_first
-from tome_lightning.predictions import PredictionWriter
-from tome_lightning.preflight import (
+from tome_lightning.run.bar import RunBar
+from tome_lightning.run.best import best_checkpoints, check_states, keep_apart
+from tome_lightning.run.leftovers import held, remove_unused
+from tome_lightning.run.overrides import Objects
+from tome_lightning.run.predictions import PredictionWriter
+from tome_lightning.run.preflight import (
     check_monitors,
     check_options,
     refusal,
     slow_in_half_precision,
 )
-from tome_lightning.resume import (
+from tome_lightning.run.record import RUN_DIR_VARIABLE, RunRecord, make_run_dir
+from tome_lightning.run.resume import (
     check_left_out,
     checkpoint_config,
     describe_choice,
@@ -68,15 +62,21 @@ from tome_lightning.resume import (
     overruled,
     run_dir_of,
 )
-from tome_lightning.run import RUN_DIR_VARIABLE, RunRecord, make_run_dir
-from tome_lightning.same_data import SharedDataError
-from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, say, silence
-from tome_lightning.signals import RunStopped, interrupted, stop_asked
-from tome_lightning.strategy import check_strategy, keep_gradients_once
 from tome_lightning.tasks import Task, TaskError
-from tome_lightning.telling import complain_once
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
+from tome_lightning.trainer.batches import BatchError
+from tome_lightning.trainer.checkpoint_file import AtomicCheckpointIO, CheckpointFileError
+from tome_lightning.trainer.claim import release
+from tome_lightning.trainer.launch import check_launch, cluster_plugins
+from tome_lightning.trainer.loss_guard import NonFiniteLossError
+from tome_lightning.trainer.memory import out_of_memory
+from tome_lightning.trainer.peers import Peers, follow, leaving, rank, started_by_first
+from tome_lightning.trainer.same_data import SharedDataError
+from tome_lightning.trainer.saving import SaveLast, SavingError
+from tome_lightning.trainer.signals import RunStopped, interrupted, stop_asked
+from tome_lightning.trainer.strategy import check_strategy, keep_gradients_once
+from tome_lightning.trainer.telling import complain_once
 from tome_lightning.trust import imports_of
 
 USER_ERRORS = (

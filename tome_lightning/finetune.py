@@ -19,8 +19,15 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MetricCollection
 
 import checkpoints
-from tome_lightning.averaging import averages_to_device, check_averaging, start_averages
-from tome_lightning.batches import (
+from tome_lightning.inputs import Input
+from tome_lightning.inputs.preprocessing import difference
+from tome_lightning.metrics import Totals
+from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
+from tome_lightning.tasks import Task
+from tome_lightning.tome import patch
+from tome_lightning.tome.plan import R, check_possible
+from tome_lightning.trainer.averaging import averages_to_device, check_averaging, start_averages
+from tome_lightning.trainer.batches import (
     accumulate_to,
     check_accumulation,
     continued,
@@ -28,15 +35,11 @@ from tome_lightning.batches import (
     factors,
     this_run,
 )
-from tome_lightning.compiling import OneShape, compile_model, equal_parts
-from tome_lightning.figures import at_each_batch, to_log
-from tome_lightning.guard import Facts, LossGuard
-from tome_lightning.inputs import Input
-from tome_lightning.metrics import Totals
-from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
-from tome_lightning.pace import Pace, accumulation
-from tome_lightning.preprocessing import difference
-from tome_lightning.progress import (
+from tome_lightning.trainer.compiling import OneShape, compile_model, equal_parts
+from tome_lightning.trainer.figures import at_each_batch, to_log
+from tome_lightning.trainer.loss_guard import Facts, LossGuard
+from tome_lightning.trainer.pace import Pace, accumulation
+from tome_lightning.trainer.progress import (
     PendingValidation,
     Progress,
     keep_own_paths,
@@ -44,10 +47,7 @@ from tome_lightning.progress import (
     progress_of,
     set_loops,
 )
-from tome_lightning.same_data import set_up_together
-from tome_lightning.tasks import Task
-from tome_lightning.tome import patch
-from tome_lightning.tome.plan import R, check_possible
+from tome_lightning.trainer.same_data import set_up_together
 
 REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
 UNREAD = -1  # the label of a sample whose file cannot be read

@@ -176,7 +176,7 @@ def _check_progress(progress: Mapping[str, Any]) -> None:
     for name, value in progress.items():
         typed = fits(value, Number if name == "scheduled" else int | bool)
         if not (typed and (name in DIVISORS) <= value <= MAX_INT):  # a NaN is neither
-            raise Untrusted(f"its tome_lightning.progress has {name[:80]} {value}")
+            raise Untrusted(f"its tome_lightning.trainer.progress has {name[:80]} {value}")
 
 
 def recipe_name(ours: Mapping[str, Any]) -> str | None:
@@ -259,7 +259,7 @@ def trusted_run(ours: Mapping[str, Any]) -> Taken:
         Untrusted: For what is no such option, or of another type.
     """
     from tome_lightning.callbacks import ToMeCallback
-    from tome_lightning.saving import SaveLast
+    from tome_lightning.trainer.saving import SaveLast
 
     config: dict[str, Any] = {}
     for name, kind in (("tome", ToMeCallback), ("save", SaveLast)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.digits import write_digits
+from datamodules.images.digits import write_digits
 
 MakeFolder = Callable[..., Path]
 

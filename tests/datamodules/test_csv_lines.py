@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from datamodules import DataError
-from datamodules.audio_lists import Classes, ClipFinder, read_lists
 from datamodules.csv_lines import cells, path_and_label, unquoted
 from datamodules.filelist import read_list, read_names
+from datamodules.sounds.lists import Classes, ClipFinder, read_lists
 
 DATA = Path(__file__).parents[1] / "data"
 ODD = [  # names that somebody's files have

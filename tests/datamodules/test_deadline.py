@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from datamodules.deadline import Deadline, ReadTimeout
-from datamodules.decoding import open_video
 from datamodules.errors import DataError
+from datamodules.videos.decoding import open_video
 
 AMPLE = 60  # seconds: a bound that only a hang passes
 
@@ -155,7 +155,7 @@ SCRIPT = """
 import os, sys, time
 from torch.utils.data import DataLoader, Dataset
 from datamodules.deadline import Deadline, ReadTimeout
-from datamodules.decoding import open_video
+from datamodules.videos.decoding import open_video
 
 class Files(Dataset):
     def __init__(self, pipe):

@@ -7,16 +7,10 @@ from timm.layers import Attention
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tome_lightning.speed.profiling import profile_step
+from tome_lightning.commands.benchmark.profiling import profile_step
 from tome_lightning.tome import attention, patch, recompute
 from tome_lightning.tome import model as model_module
-from tome_lightning.tome.attention import (
-    SPARE,
-    attend,
-    chosen_kernels,
-    fastest_way,
-    size_channels,
-)
+from tome_lightning.tome.attention import SPARE, attend, chosen_kernels, fastest_way, size_channels
 
 from .test_block import BLOCKS, duplicated, make_block, random_state
 from .tiny import images, tiny_vit

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tome_lightning.__main__ import main
 
-from ..kill_and_resume import write_some_digits
+from ..runs.kill_and_resume import write_some_digits
 from .forging import EVIL, QUICK, TOUCH
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tome_lightning.__main__ import main
-from tome_lightning.progress import Progress
+from tome_lightning.trainer.progress import Progress
 from tome_lightning.trust import Untrusted, check_form
 
 from .forging import BEST, VERBS, Change, cases, forge, model, ours, run, trainer

@@ -7,7 +7,7 @@ import pytest
 
 from .forging import HERE, TOUCH, VERBS, cases, data, forge, model, ours, run, trainer
 
-RE_EXPORT = {**TOUCH, "class_path": "tome_lightning.environment.subprocess.Popen"}
+RE_EXPORT = {**TOUCH, "class_path": "tome_lightning.run.environment.subprocess.Popen"}
 SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 CLASSES = {
     # a class-typed field as text
@@ -50,9 +50,11 @@ CLASSES = {
     ),
     "a re-export in the ViT's arguments": model(vit={**SMALL, "norm_layer": RE_EXPORT}),
     "a re-export in another of them": model(vit={**SMALL, "act_layer": RE_EXPORT}),
-    "a class of ours that is no data": ours("data", {"class_path": "tome_lightning.peers.Peers"}),
+    "a class of ours that is no data": ours(
+        "data", {"class_path": "tome_lightning.trainer.peers.Peers"}
+    ),
     "a private one": model(
-        input={"class_path": "tome_lightning.inputs.partial", "init_args": HERE}
+        input={"class_path": "tome_lightning.inputs.base.partial", "init_args": HERE}
     ),
     # Lightning's that take functions
     "a callback of functions": trainer(

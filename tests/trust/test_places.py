@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from tome_lightning.__main__ import main
-from tome_lightning.environment import environment
+from tome_lightning.run.environment import environment
 
 from .forging import VERBS, Change, cases, data, forge, ours, run, trainer
 

@@ -76,7 +76,7 @@ def fastest_way(attn: Any, x: Tensor) -> SizeWay:
     """``channels`` in half precision on CUDA, where a mask would rule out flash attention.
 
     Elsewhere ``mask``: on a CPU it costs next to nothing, spare channels a quarter of the attention's
-    time (``python -m tome_lightning.speed.attention`` measures both).
+    time (``python -m tome_lightning.commands.benchmark.attention`` measures both).
     """
     half = _compute_dtype(x) in HALF
     return "channels" if half and x.device.type == "cuda" and attn.fused_attn else "mask"

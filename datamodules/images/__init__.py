@@ -1,0 +1,1 @@
+"""Pictures: data sets, reading, transforms, checking."""

@@ -1,0 +1,1 @@
+"""Sounds: data sets, reading, transforms, checking."""

@@ -1,0 +1,1 @@
+"""Videos: data sets, reading, transforms, checking."""

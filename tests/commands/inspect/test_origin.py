@@ -1,0 +1,57 @@
+"""What may be done with weights, as far as it is known."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tome_lightning.commands.export.export import export_model
+from tome_lightning.commands.inspect.origin import find_origin, licence_of
+
+from ...tome.tiny import tiny_vit
+from ..export.small import run_file
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ("mae_pretrain_vit_base", "CC-BY-NC"),
+        ("tome_vit_base_r16", "CC-BY-NC"),
+        ("runs/old/mae_pretrain_vit_large.pth", "CC-BY-NC"),
+        ("videomae_vit_base_k400_finetuned", "CC-BY-NC"),
+        ("pyslowfast_mae_vit_base_k400", "CC-BY-NC"),
+        ("vit_base_patch16_224.mae", "cc-by-nc"),
+        ("vit_base_patch16_224.augreg_in1k", "apache"),
+        ("nothing/known.pth", None),
+        (None, None),
+    ],
+)
+def test_the_licence_of_a_name(weights: str | None, told: str | None):
+    found = licence_of(weights)
+    assert (found is None) if told is None else (found is not None and told in found)
+
+
+def test_a_licence_follows_the_weights_through_runs_and_files(tmp_path: Path):
+    source = tmp_path / "mae_pretrain_vit_base.pth"
+    vit = tiny_vit(num_classes=0)
+    torch.save({"model": vit.state_dict()}, source)
+    first = run_file(tmp_path / "first.ckpt", checkpoint=str(source))
+    second = run_file(tmp_path / "second.ckpt", checkpoint=str(first))
+    assert "CC-BY-NC" in str(find_origin(ckpt=second).licence)
+    exported = export_model(tmp_path / "second.safetensors", ckpt=second)
+    assert "licence: weights of mae_pretrain_vit_base" in "\n".join(exported.lines())
+    assert licence_of(exported.file) == exported.licence
+    own = run_file(tmp_path / "own.ckpt")
+    assert find_origin(ckpt=own).licence is None
+    own_lines = export_model(tmp_path / "own.safetensors", ckpt=own).lines()
+    assert not any(line.startswith("  licence:") for line in own_lines)
+
+
+def test_averaged_weights_are_told(tmp_path: Path):
+    assert not find_origin(ckpt=run_file(tmp_path / "last.ckpt")).averaged
+    averaged = run_file(tmp_path / "averaged.ckpt", averaged=True)
+    assert find_origin(ckpt=averaged).averaged
+    lines = export_model(tmp_path / "averaged.safetensors", ckpt=averaged).lines()
+    assert any("averaged weights" in line for line in lines)
+    again = find_origin(model="vit_tiny_patch16_224", ckpt=tmp_path / "averaged.safetensors")
+    assert again.averaged

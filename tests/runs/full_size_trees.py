@@ -1,0 +1,137 @@
+"""Data sets of full size from a few files, and what a start costs on them.
+
+    python -m tests.full_size_trees FOLDER [--images 1281167 --clips 240000 --sounds 2020000]
+
+Makes FOLDER/{images,clips,sounds} of hard links where they are not there yet (5 GB of inodes and names,
+15 minutes), then measures each part in a process of its own: seconds, CPU seconds with those of children,
+and how much memory grew beyond the imports, at most. The figures are in `recipes/BENCHMARKS.md`.
+"""
+
+import json
+import os
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LINKS = 60_000  # of one file: ext4 allows 65,000
+CLASSES = {"images": 1000, "clips": 400, "sounds": 527}
+ALPHABET = np.frombuffer(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", dtype="S1"
+)
+
+
+def make_images(root: Path, count: int) -> None:
+    """`{train,val}/n01000000/n01000000_17.JPEG`, 25 of train to one of val, in 1000 class folders."""
+    one = root / "one.jpg"
+    root.mkdir(parents=True)
+    pixels = np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).resize((256, 256)).save(one, quality=85)
+    names = [f"n{1_000_000 + 7919 * n:08d}" for n in range(CLASSES["images"])]
+    for split, share in (("train", count), ("val", max(len(names), count // 25))):
+        _link_classes(one, root / split, names, share, "{name}_{n}.JPEG")
+
+
+def make_clips(root: Path, count: int) -> None:
+    """`{train,val}/class 017/17_000012_000022.mp4`, 12 of train to one of val, in 400 class folders."""
+    from ..datamodules.clip_files import write_clip
+
+    one = root / "one.mp4"
+    root.mkdir(parents=True)
+    write_clip(one, frames=48)
+    names = [f"class {n:03d}" for n in range(CLASSES["clips"])]
+    for split, share in (("train", count), ("val", max(len(names), count // 12))):
+        _link_classes(one, root / split, names, share, "{n}_000012_000022.mp4")
+
+
+def make_sounds(root: Path, count: int) -> None:
+    """`audio/part17/Y<id>.wav`, 50,000 in a folder, with AudioSet's lists of both kinds.
+
+    `train_all.json` and `unbalanced_train_segments.csv` name all but the balanced, a ninetieth;
+    `balanced_train_segments.csv` these and `eval_segments.csv` a hundredth.
+    """
+    root.mkdir(parents=True)
+    one = root / "one.wav"
+    with wave.open(str(one), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        noise = np.random.RandomState(0).randint(-3000, 3000, 16_000)
+        file.writeframes(noise.astype("<i2").tobytes())
+    mids = [f"/m/{n:05x}" for n in range(CLASSES["sounds"])]
+    rows = ["index,mid,display_name", *(f'{n},{mid},"Class {n}"' for n, mid in enumerate(mids))]
+    (root / "class_labels_indices.csv").write_text("\n".join([*rows, ""]))
+    ids = youtube_ids(count)
+    paths = [f"audio/part{n // 50_000:02d}/Y{name}.wav" for n, name in enumerate(ids)]
+    _link(one, (root / path for path in paths))
+    few, held = max(8, count // 90), max(8, count // 100)
+    _write_lists(root, ids, paths, _labels(count, mids), few, held)
+
+
+def youtube_ids(count: int) -> list[str]:
+    """`count` different names of 11 characters."""
+    letters = np.random.RandomState(1).randint(0, 64, (count, 11))
+    letters[:, :4] = np.arange(count)[:, None] // 64 ** np.arange(4) % 64
+    return [str(name, "ascii") for name in ALPHABET[letters].view("S11")[:, 0]]
+
+
+def _labels(count: int, mids: list[str]) -> list[str]:
+    """One to four labels a clip, common ones far more often than rare ones, as AudioSet's."""
+    draw = np.random.RandomState(2)
+    rank = np.minimum(draw.zipf(1.2, (count, 4)) - 1, len(mids) - 1)
+    rank[: len(mids), 0] = np.arange(min(len(mids), count))  # every class has a clip
+    many = draw.randint(1, 5, count)
+    return [
+        ",".join(mids[c] for c in dict.fromkeys(row[:n]))
+        for row, n in zip(rank.tolist(), many.tolist(), strict=True)
+    ]
+
+
+def _write_lists(
+    root: Path, ids: list[str], paths: list[str], labels: list[str], few: int, held: int
+) -> None:
+    parts = {
+        "balanced_train_segments": slice(0, few),
+        "eval_segments": slice(few, few + held),
+        "unbalanced_train_segments": slice(few + held, None),
+    }
+    for name, part in parts.items():
+        with (root / f"{name}.csv").open("w") as file:
+            file.write("# Segments csv\n# num_ytids\n# YTID, start_seconds, end_seconds, labels\n")
+            for number, (clip, mine) in enumerate(zip(ids[part], labels[part], strict=True)):
+                start = 10 * (number % 60)
+                file.write(f'{clip}, {start}.000, {start + 10}.000, "{mine}"\n')
+    for name, part in (
+        ("train_all", parts["unbalanced_train_segments"]), ("eval", parts["eval_segments"])
+    ):  # fmt: skip
+        rows = zip(paths[part], labels[part], strict=True)
+        data = [{"wav": path, "labels": mine} for path, mine in rows]
+        (root / f"{name}.json").write_text(json.dumps({"data": data}))
+
+
+def _link_classes(one: Path, split: Path, names: list[str], count: int, pattern: str) -> None:
+    rows = ((names[n % len(names)], n) for n in range(count))
+    _link(one, (split / name / pattern.format(name=name, n=n) for name, n in rows))
+
+
+def _link(one: Path, places: Iterator[Path]) -> None:
+    """Many names of one file, and of copies of it where it has enough."""
+    made = set[Path]()
+    source = one
+    for number, place in enumerate(places):
+        if place.parent not in made:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made.add(place.parent)
+        if number % 1000 == 0:
+            source = _with_room(one)
+        os.link(source, place)
+
+
+def _with_room(one: Path) -> Path:
+    """The file or the first copy of it that may have more names; made where there is none."""
+    for copy in (one, *(one.with_stem(f"{one.stem}{n}") for n in range(10_000))):
+        if not copy.exists():
+            copy.write_bytes(one.read_bytes())
+        if copy.stat().st_nlink < LINKS:
+            return copy
+    raise OSError(f"no copy of {one} has room for more names")

@@ -1,0 +1,239 @@
+"""`python -m tome_lightning benchmark`: what Token Merging brings to a model, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tome_lightning.arguments import UsageError, nearest
+from tome_lightning.screen import say
+from tome_lightning.trainer.signals import leaving_at_ctrl_c
+
+if TYPE_CHECKING:
+    from tome_lightning.commands.benchmark.case import Case
+    from tome_lightning.commands.benchmark.rows import Row
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: The command line after `benchmark`.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 1 where a variant could not be measured, 130 after
+        Ctrl-C.
+    """
+    failed = False
+
+    def run() -> None:
+        nonlocal failed
+        failed = _run(argv)
+
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
+
+    return exit_code(run) or int(failed)
+
+
+def _run(argv: list[str]) -> bool:
+    """Whether a variant failed."""
+    from tome_lightning.commands.benchmark.bench import find_device, run, settle, settle_batches
+    from tome_lightning.commands.benchmark.case import parse_r
+
+    own, others = split(argv)
+    given = _parser().parse_args(own)
+    _check(given, others)
+    device = find_device(given.device)
+    case = _case(given, others)
+    rs = None if given.r is None else [parse_r(text) for text in given.r]
+    settings = settle(
+        case, device, rs, given.mode, given.dtype, compile=given.compile,
+        prop_attn=given.prop_attn, checkpointing=given.checkpointing, rounds=given.rounds,
+    )  # fmt: skip
+    batches = settle_batches(case, settings, given.batch_size)
+    output = _Output(given.json, given.plot, case, settings.training)
+    rows = run(case, settings, batches, after=output.take, meanwhile=output.keep)
+    output.draw(rows)
+    if given.end_to_end:
+        output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
+    output.tell_files()
+    return any(row.error is not None for row in rows)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """This verb's own words, written with hyphens, and those of a recipe.
+
+    ``--model NAME`` is one of the first, ``--model.KEY`` of the others.
+    """
+    options = _parser()._option_string_actions
+    own: list[str] = []
+    others: list[str] = []
+    target = own
+    for word in argv:
+        if word.startswith("--"):
+            name, given, value = word.partition("=")
+            plain = name.replace("_", "-")
+            target = own if plain in options else others
+            word = plain + given + value if target is own else word
+        elif word == "-c":
+            target = others
+        target.append(word)
+    return own, others
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See python -m tome_lightning benchmark --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m tome_lightning benchmark",
+        allow_abbrev=False,
+        description="Time a dense ViT against itself with Token Merging: one process, in turn, the same "
+        "random weights and batch. Says how much of what the arithmetic allows is realised.",
+        epilog="--recipe NAME|FILE measures a recipe's model instead, with its options: --model.KEY. "
+        "e.g.: --model vit_base_patch16_224 --r 8 16 --mode train",
+    )
+    add = parser.add_argument
+    switch: Any = argparse.BooleanOptionalAction
+    add("--model", metavar="NAME", help="a timm ViT's name")
+    add("--img-size", type=int, metavar="PIXELS", help="of --model; by default its own")
+    add("--frames", type=int, metavar="N", help="makes --model a video model, tubelets of 2 frames")
+    add("--depth", type=int, metavar="N", help="of --model: its first N blocks only")
+    add(
+        "--r", nargs="+", help="16, 16:-1.0 (inflection), 8,8,8 (a block each) or keep=0.9; several"
+    )
+    size = "one or several; by default so many that a GPU is busy, 64 or more; on a CPU 8"
+    add("--batch-size", type=int, nargs="+", metavar="N", help=size)
+    add("--mode", default="forward", help="forward, or train: backward and AdamW as well")
+    add("--dtype", help="float32 (default), bfloat16 or float16, by autocast")
+    add("--compile", action="store_true", help="torch.compile for dense and merged alike")
+    add("--prop-attn", action=switch, help="merged tokens weigh by size in attention")
+    add("--checkpointing", action=switch, help="recompute blocks in the backward pass")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    add("--rounds", type=int, metavar="N", help="timed rounds; by default 20 s a variant, 5 to 25")
+    add("--json", type=Path, metavar="FILE", help="write the rows")
+    add("--plot", type=Path, metavar="FILE.png", help="draw speed-up against r")
+    add("--end-to-end", action="store_true", help="with --recipe: time its data and Trainer too")
+    return parser
+
+
+def _check(given: argparse.Namespace, others: Sequence[str]) -> None:
+    """Refuse what needs no model to be refused."""
+    recipe = any(word.split("=")[0] in ("--recipe", "--config", "-c") for word in others)
+    if given.model is None and not recipe:
+        raise UsageError("benchmark needs --model NAME (timm's) or --recipe NAME|FILE.")
+    if given.model is not None and recipe:
+        raise UsageError("--model NAME and --recipe exclude each other: each is a model.")
+    if given.model is not None and others:
+        word, known = others[0].partition("=")[0], _parser()._option_string_actions
+        raise UsageError(f"Unknown option {word!r} with --model NAME. {nearest(word, known)}")
+    for name in ("img_size", "frames", "depth"):
+        if recipe and getattr(given, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --model NAME; a recipe has --model.input.KEY and "
+                "--model.vit.depth."
+            )
+    if given.end_to_end and not recipe:
+        raise UsageError("--end-to-end needs data: give --recipe NAME|FILE instead of --model.")
+    for path in (given.json, given.plot):
+        _check_file(path)
+    if given.plot is not None and given.plot.suffix not in PICTURES:
+        raise UsageError(f"--plot writes {', '.join(PICTURES)}, got {given.plot}.")
+    if given.plot is not None and find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib, which is not installed: pip install matplotlib")
+
+
+def _check_file(path: Path | None) -> None:
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = (
+            "is a folder" if path.is_dir() else f"cannot be written: {folder} is no writable folder"
+        )
+        raise UsageError(f"{path} {why}. Give another file.")
+
+
+def _case(given: argparse.Namespace, others: list[str]) -> Case:
+    from tome_lightning.commands.benchmark.case import from_recipe, from_timm
+
+    if given.model is not None:
+        return from_timm(given.model, given.img_size, given.frames, given.depth)
+    return from_recipe(others, whole_run=given.end_to_end)
+
+
+class _Output:
+    """Where rows go as they come: the screen, the JSON file, the picture."""
+
+    def __init__(self, rows: Path | None, plot: Path | None, case: Case, training: bool) -> None:
+        self.json, self.plot = rows, plot
+        self.case, self.training = case, training
+        self.content: list[dict[str, Any]] = []
+
+    def take(self, rows: list[Row]) -> None:
+        """Print the rows of the batch size that was measured last; write all."""
+        from tome_lightning.commands.benchmark.report import tell
+
+        say("\n".join(tell([row for row in rows if row.batch == rows[-1].batch])))
+        self.keep(rows)
+
+    def keep(self, rows: list[Row]) -> None:
+        """Write what there is: a run that is cut off leaves the rounds it had."""
+        self.content = [row.as_dict() for row in rows]
+        self._write()
+
+    def take_whole_run(self, result: Any) -> None:
+        say("\n".join(result.lines()))
+        self.content.append({"variant": "end_to_end", **result.as_dict()})
+        self._write()
+
+    def draw(self, rows: list[Row]) -> None:
+        from tome_lightning.commands.benchmark.plot import mac_limit, plot
+
+        if self.plot is not None:
+            most = max(row.r for row in rows if isinstance(row.r, int))
+            merged = max((row.tokens_in - row.tokens_out) / row.depth for row in rows)
+            plot(rows, mac_limit(self.case, self.training, 1.15 * max(most, merged)), self.plot)
+
+    def tell_files(self) -> None:
+        for path in (self.json, self.plot):
+            if path is not None:
+                say(f"written: {path}")
+
+    def _write(self) -> None:
+        from tome_lightning.commands.benchmark.report import write_json
+
+        if self.json is not None:
+            write_json(self.content, self.json)
+
+
+def _same_for_fit(given: argparse.Namespace) -> list[str]:
+    """This verb's options as those of fit; of several r none is fit's, and batches are the data's."""
+    from tome_lightning.commands.benchmark.case import parse_r
+
+    words = {
+        "model.r": json.dumps(parse_r(given.r[0])) if given.r and len(given.r) == 1 else None,
+        "model.prop_attn": given.prop_attn,
+        "model.grad_checkpointing": given.checkpointing,
+        "model.compile": given.compile or None,
+        "trainer.accelerator": given.device.partition(":")[0] if given.device != "auto" else None,
+        "trainer.precision": PRECISIONS[given.dtype] if given.dtype else None,
+    }
+    return [f"--{name}={value}" for name, value in words.items() if value is not None]
+
+
+def _end_to_end(words: list[str]) -> Any:
+    from tome_lightning.commands.benchmark.end_to_end import measure
+
+    return measure(words)

@@ -1,0 +1,79 @@
+"""`python -m tome_lightning doctor`: what works on this machine, and whether a recipe can run."""
+
+from __future__ import annotations
+
+import recipes
+from tome_lightning.arguments import UsageError, VerbParser
+from tome_lightning.screen import complain, say
+
+PROG = "python -m tome_lightning doctor"
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: The command line after `doctor`.
+
+    Returns:
+        The exit code: 0; 1 if something is broken that a run needs (with a recipe: that it needs); 2
+        for a user's mistake.
+    """
+    parser = VerbParser(
+        prog=PROG,
+        description="Check this machine: versions, devices, attention kernels, decoders, folders; with "
+        "--recipe also whether that recipe can run: its options, model, weights, data, devices.",
+    )
+    parser.add_argument("--recipe", metavar="NAME|FILE", help="followed by any options of fit")
+    try:
+        given, options = parser.parse_known_args(argv)
+        if options and given.recipe is None:
+            parser.error(f"unrecognized arguments: {options[0]}")
+        words = []
+        if given.recipe is not None:
+            recipes.path(given.recipe)  # a misspelt one is told at once
+            words = ["--recipe", given.recipe, *options]
+        return doctor(words)
+    except (UsageError, recipes.RecipeError) as error:
+        complain(error)
+        return 2
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+
+
+def doctor(words: list[str] | None = None) -> int:
+    """Check this machine and print a line for each thing looked at.
+
+    Args:
+        words: Of a recipe's run, as for fit: ``["--recipe", "imagenet_vitl", "--data.root", "DIR"]``;
+            nothing checks the machine alone.
+
+    Returns:
+        1 if something that is needed is broken, else 0.
+    """
+    from tome_lightning.commands.doctor import Status, check_machine, check_recipe, tell
+    from tome_lightning.commands.doctor.findings import broken, first_line
+    from tome_lightning.trust import foreign_classes
+
+    if foreign := foreign_classes(words or []):
+        say(
+            f"the recipe names classes of others, which are imported and made: {', '.join(foreign)}"
+        )
+    found, kind = check_machine(), ""
+    wrong = [f for f in found if f.status is Status.BROKEN]
+    if words:
+        try:
+            more, kind = check_recipe(words)
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:  # broken packages
+            more = [
+                broken("recipe", f"cannot be read: {first_line(error)}", "mend the lines above")
+            ]
+        found += more
+        wrong += [f for f in more if f.status is Status.BROKEN]
+        wrong = [f for f in wrong if f.needed_by in ("", kind)]
+    say(tell(found))
+    if words:
+        missing = any(f.what == "weights" and f.status is Status.WARNING for f in found)
+        able = "can run here once its weights are there" if missing else "can run here"
+        say("This recipe cannot run here." if wrong else f"This recipe {able}.")
+    return int(bool(wrong))

@@ -1,0 +1,231 @@
+"""Write a model for other programs, and check the file before it gets its name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+import checkpoints
+from tome_lightning.arguments import UsageError, check_output, nearest
+from tome_lightning.commands.export import onnx
+from tome_lightning.commands.export.architecture import architecture_of
+from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
+from tome_lightning.commands.export.program import check_program, write_program
+from tome_lightning.commands.export.usage import how_to_load
+from tome_lightning.commands.export.weights import check_weights, describe, write_weights
+from tome_lightning.commands.inspect.origin import find_origin
+from tome_lightning.commands.loaded import LoadedModel, load_model
+from tome_lightning.tome import R, token_counts
+
+SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+SEEDS = (1, 2)  # of the random batches that a file is checked on
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked.
+
+    Attributes:
+        file: Where it is; ONNX of 1.9 GB and more has a second one, with ``.data`` added.
+        format: safetensors, torch or onnx.
+        mib: Size of all of it, in MiB.
+        r: Tokens merged per block: in the graph, or, of safetensors, noted beside the weights.
+        prop_attn: Likewise.
+        tokens: That enter the first block and that leave the last one at that r.
+        batch: Samples of a batch; ``None`` for any number.
+        difference: Of its logits from the model's on random batches.
+        averaged: Whether the weights are an average over training.
+        licence: What is known of the weights' licence.
+        usage: Python that loads it.
+    """
+
+    file: Path
+    format: str
+    mib: float
+    r: R
+    prop_attn: bool
+    tokens: tuple[int, int]
+    batch: int | None
+    difference: Difference
+    averaged: bool
+    licence: str | None
+    usage: list[str]
+
+    def lines(self) -> list[str]:
+        """What the verb prints."""
+        merging = f"r={self.r}, {self.tokens[0]} -> {self.tokens[1]} tokens"
+        merging += f", proportional attention {'on' if self.prop_attn else 'off'}"
+        if self.format == "safetensors":
+            what = "the plain ViT's weights"
+            merging = f"noted beside them: {merging}"
+            against = "loaded strictly into timm's own model"
+        else:
+            what = "any batch size" if self.batch is None else f"batches of {self.batch}"
+            against = "ONNX Runtime" if self.format == "onnx" else "torch.export.load"
+            against = f"run by {against} on {len(SEEDS)} random batches"
+        told = [
+            f"Wrote {self.file}: {self.mib:.1f} MiB, {what}",
+            f"  {merging}",
+            f"  {against}: largest difference {self.difference}",
+        ]
+        if self.averaged:
+            told.append("  averaged weights: the mean over training, not the last step's")
+        if self.licence:
+            told.append(f"  licence: {self.licence}")
+        return [*told, "Load it:", *(f"    {line}" for line in self.usage)]
+
+
+def export_model(
+    out: str | Path,
+    *,
+    model: str | None = None,
+    ckpt: str | Path | None = None,
+    recipe: str | None = None,
+    r: R | None = None,
+    prop_attn: bool | None = None,
+    img_size: int | None = None,
+    random_weights: bool = False,
+    weights: checkpoints.Which | None = None,
+    format: str | None = None,
+    batch_size: int | None = 1,
+    scatter: bool = True,
+    opset: int | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write a model as timm weights, as a torch.export program or as ONNX.
+
+    The file is loaded and its logits compared with the model's before it gets its name: a file that
+    is there has passed. ``x`` is float32 ``[B, *input.shape]``, normalised as in training; the result
+    are logits ``[B, K]``. In a program and in ONNX r is fixed, as is the size of the input.
+
+    Args:
+        out: File to write, ``.safetensors``, ``.pt2`` or ``.onnx``.
+        model, ckpt, recipe, r, prop_attn, img_size, random_weights, weights: As for
+            ``tome_lightning.commands.loaded.load_model``.
+        format: safetensors, torch or onnx; by default what the suffix says.
+        batch_size: Samples of a batch; ``None`` for any number. Not for safetensors.
+        scatter: ONNX only: False adds up merged tokens by a one-hot matrix, for runtimes without
+            ScatterElements.
+        opset: ONNX only: 18 to 23; by default the newest that runs here.
+        force: Overwrite a file.
+
+    Raises:
+        UsageError: For a file that cannot be written, options that do not go together, or missing
+            packages.
+        ExportMismatchError: If the file computes something else than the model; none is left.
+        CheckpointError, InputError, PlanError, UnsupportedModelError: As ``load_model``.
+    """
+    out = Path(out)
+    kind = find_format(out, format)
+    _check_options(kind, batch_size, scatter, opset)
+    check_output(out, force)
+    loaded = load_model(
+        model, ckpt, recipe, r=r, prop_attn=prop_attn, img_size=img_size,
+        random_weights=random_weights, weights=weights,
+    )  # fmt: skip
+    if loaded.no_head:
+        raise UsageError(
+            f"{ckpt or recipe} has no head for the classes of {recipe}, so random ones would be "
+            "exported. Fine-tune it first, or export its features: --model NAME (timm's) --ckpt FILE."
+        )
+    origin = find_origin(model, ckpt, recipe, random_weights, weights)
+    architecture = architecture_of(loaded, origin.vit)
+    about = describe(loaded, origin, architecture)
+
+    def write(file: Path) -> Difference:
+        if kind == "safetensors":
+            write_weights(loaded, about, file)
+            return check_weights(loaded, architecture, file)
+        net, shape = loaded.model, loaded.shape
+        if kind == "torch":
+            write_program(net, shape, batch_size, about, file)
+            return check_program(file, _probes(loaded, batch_size))
+        onnx.write_onnx(net, shape, batch_size, about, file, opset=opset, scatter=scatter)
+        return onnx.check_onnx(file, _probes(loaded, batch_size))
+
+    mib, difference = _in_place(out, write, force)
+    net = loaded.model
+    return Exported(
+        file=out, format=kind, mib=mib, r=net.r, prop_attn=net.prop_attn,
+        tokens=_tokens(loaded), batch=batch_size, difference=difference,
+        averaged=origin.averaged, licence=origin.licence,
+        usage=how_to_load(out, kind, loaded, architecture, batch_size),
+    )  # fmt: skip
+
+
+def find_format(out: Path, format: str | None = None) -> str:
+    """The format of a file, which its suffix says: those who load it go by the suffix, too.
+
+    Raises:
+        UsageError: For an unknown one, or one that disagrees with ``format``.
+    """
+    known = ", ".join(f"{suffix} ({name})" for name, suffix in SUFFIXES.items())
+    if format is not None and format not in SUFFIXES:
+        hint = nearest(format, SUFFIXES) or f"One of: {', '.join(SUFFIXES)}."
+        raise UsageError(f"There is no format {format!r}. {hint}")
+    of_suffix = {suffix: name for name, suffix in SUFFIXES.items()}.get(out.suffix.lower())
+    if of_suffix is None:
+        wanted = f"{out.stem}{SUFFIXES[format]}" if format else f"one that ends in {known}"
+        raise UsageError(f"{out} says by its suffix no format that is written. Name {wanted}.")
+    if format not in (None, of_suffix):
+        raise UsageError(
+            f"{out} is {of_suffix} by its suffix, not {format}. Leave --format out, or name a file "
+            f"that ends in {SUFFIXES[str(format)]}."
+        )
+    return of_suffix
+
+
+def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | None) -> None:
+    if kind != "onnx" and (not scatter or opset is not None):
+        option = "--no-scatter" if not scatter else "--opset"
+        raise UsageError(f"{option} is for ONNX, and the file is {kind}. Leave it out.")
+    if kind == "safetensors" and batch != 1:
+        raise UsageError("Weights have no batch size. Leave it out, or name a .pt2 or .onnx file.")
+    if batch is not None and batch < 1:
+        raise UsageError(f"--batch-size is 1 or more, got {batch}. Any number: --dynamic-batch.")
+    if kind == "onnx":
+        onnx.check_packages()
+        onnx.check_opset(opset)
+
+
+def _probes(loaded: LoadedModel, batch: int | None) -> list[Probe]:
+    batches = (batch, batch) if batch else (1, 3)
+    shape = loaded.shape
+    return [
+        draw_probe(loaded.model, shape, size, seed)
+        for size, seed in zip(batches, SEEDS, strict=True)
+    ]
+
+
+def _in_place(
+    out: Path, write: Callable[[Path], Difference], force: bool
+) -> tuple[float, Difference]:
+    """Write beside the final place and move there what has passed: size in MiB, and what it passed."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+            difference = write(Path(folder, out.name))
+            files = sorted(Path(folder).iterdir())
+            (plain := Path(folder, "plain")).touch()
+            for file in files:
+                check_output(out.with_name(file.name), force)
+                file.chmod(plain.stat().st_mode)  # safetensors lets nobody else read its files
+            mib = sum(file.stat().st_size for file in files) / 2**20
+            for file in files:
+                os.replace(file, out.with_name(file.name))
+    except ExportMismatchError as error:
+        raise ExportMismatchError(f"{error} {out} was not written.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{out} cannot be written: {reason}. Name another file.") from error
+    return mib, difference
+
+
+def _tokens(loaded: LoadedModel) -> tuple[int, int]:
+    net = loaded.model
+    counts = token_counts(net.plan(), net.num_tokens)
+    return counts[0], counts[-1]

@@ -1,0 +1,59 @@
+"""`python -m tome_lightning inspect`: what a checkpoint is, and what of it would load."""
+
+from __future__ import annotations
+
+import json
+
+from tome_lightning.arguments import VerbParser
+from tome_lightning.screen import say, typed
+from tome_lightning.trainer.signals import leaving_at_ctrl_c
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: The command line after `inspect`.
+
+    Returns:
+        The exit code: 0, or 2 for a user's mistake, among them a file that does not fit the recipe.
+    """
+    with leaving_at_ctrl_c():
+        from tome_lightning.cli import exit_code
+
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: list[str]) -> None:
+    from tome_lightning.commands.inspect.facts import (
+        dry_run,
+        fitting_recipes,
+        inspect_checkpoint,
+        tell,
+    )
+
+    parser = VerbParser(
+        prog="python -m tome_lightning inspect",
+        description="Say what a checkpoint is: family, kind, size, classes, r, epoch, licence. It is "
+        "read safely: nothing in it is run, and nothing is downloaded.",
+    )
+    parser.add_argument("file", help="a file, a name in checkpoints.SOURCES, or a timm name")
+    parser.add_argument("--recipe", help="say what of it this recipe's model would take")
+    parser.add_argument("--json", action="store_true", help="as JSON, with all that is known")
+    given = parser.parse_args(argv)
+    facts = inspect_checkpoint(given.file)
+    fitting = fitting_recipes(facts)
+    if given.json:
+        loads = {} if given.recipe is None else {"loads": dry_run(given.file, given.recipe)}
+        say(json.dumps({**facts, "recipes": fitting, **loads}, indent=2))
+        return
+    say(given.file)
+    say(tell(facts))
+    if facts["what"] == "a run's checkpoint":
+        say(f"  test it      python -m tome_lightning test --ckpt_path {typed(given.file)}")
+    elif fitting:
+        say(
+            f"  fits         {', '.join(fitting)}  (fit --recipe NAME --init_from {typed(given.file)})"
+        )
+    if given.recipe is not None:
+        say(dry_run(given.file, given.recipe))

@@ -1,0 +1,294 @@
+"""What a checkpoint is, without running anything in it: what ``inspect`` tells."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.models import get_pretrained_cfg
+
+import checkpoints
+import recipes
+from checkpoints.reading import read
+from checkpoints.report import told_sets
+from checkpoints.sources import SOURCES, weights_dir
+from tome_lightning.arguments import UsageError, read_yaml
+from tome_lightning.commands.loaded import exported
+from tome_lightning.trainer.checkpoint_file import (
+    CheckpointFileError,
+    MalformedRunError,
+    read_header,
+)
+from tome_lightning.trainer.progress import Progress
+from tome_lightning.trust import fits, recipe_name
+
+SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
+SIZES |= {(1280, 32): "ViT-H"}
+PUBLISHED = ("mae", "tome", "mae_st", "videomae", "audiomae")
+WIDTH = 100  # characters of a line
+
+
+def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
+    """What is known of a checkpoint, as plain values that JSON takes.
+
+    Args:
+        name: A file, a name in ``checkpoints.SOURCES`` or a timm name. Nothing is downloaded.
+
+    Returns:
+        By key, as far as they are known: ``what``, ``family``, ``kind``, ``model`` (in words),
+        ``depth``, ``width``, ``parameters``, ``dtype``, ``num_classes``, ``class_names``, ``input``,
+        ``pooling``, ``r``, ``prop_attn``, ``epoch``, ``step``, ``metrics``, ``recipe``, ``versions``,
+        ``averaged``, ``held`` (the sets of weights, live and averaged, and how the file calls them),
+        ``taken`` (the one that loading takes), ``started_from``, ``licence``, ``size_mib``.
+
+    Raises:
+        checkpoints.CheckpointError: It cannot be read, is damaged or unsafe, or is no ViT.
+        UsageError: It is a folder that holds no checkpoint.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder. Name a checkpoint in it: {path}/checkpoints/best.ckpt"
+        )
+    if not path.is_file():
+        return _of_name(str(name))
+    ours = _run_header(path)
+    facts: dict[str, Any] = {"size_mib": round(path.stat().st_size / 2**20, 1)}
+    facts |= _of_weights(path)
+    about = _export_header(path)
+    if about is not None:
+        return {"what": "weights that `export` wrote", **facts, **_of_export(about)}
+    if ours is None:
+        return {"what": "weights", **facts, "licence": _licence(path, facts["family"])}
+    return {"what": "a run's checkpoint", **facts, **_of_run(ours)}
+
+
+def tell(facts: Mapping[str, Any]) -> str:
+    """The facts as lines for the screen."""
+    rows: dict[str, str] = {"what": str(facts["what"])}
+    if facts.get("averaged"):
+        rows["what"] += " (averaged weights)"
+    kind = ", ".join(str(facts[key]) for key in ("family", "kind") if facts.get(key))
+    rows["weights"] = kind
+    rows["sets"] = told_sets(facts["taken"], facts["held"]) if facts.get("held") else ""
+    rows["model"] = str(facts.get("model") or "")
+    rows["input"] = str(facts.get("input") or "")
+    rows["classes"] = _classes(facts)
+    if facts.get("r") is not None:
+        rows["merging"] = f"r={facts['r']}, prop_attn={facts['prop_attn']}"
+    if facts.get("epoch") is not None:
+        rows["trained"] = f"epoch {facts['epoch']}, step {facts.get('step')}"
+    metrics = facts.get("metrics") or {}
+    rows["best"] = ", ".join(f"{name} {value:.2%}" for name, value in metrics.items())
+    for key in ("recipe", "started_from", "saved_by", "licence", "address"):
+        rows[key.replace("_", " ")] = str(facts.get(key) or "")
+    if facts.get("size_mib") is not None:
+        rows["file"] = f"{facts['size_mib']:g} MiB, {facts.get('dtype') or 'shares'}"
+    indent = " " * 15
+    return "\n".join(
+        textwrap.fill(
+            f"  {name:<12} {words}", WIDTH, subsequent_indent=indent, break_on_hyphens=False
+        )
+        for name, words in rows.items()
+        if words
+    )
+
+
+def fitting_recipes(facts: Mapping[str, Any]) -> list[str]:
+    """Shipped recipes whose model has this checkpoint's kind of input, depth and width."""
+    size = facts.get("depth"), facts.get("width")
+    if None in size:
+        return []
+    found = []
+    for name in recipes.names():
+        model = read_yaml(recipes.path(name)).get("model") or {}
+        vit = model.get("vit") or {}
+        kind = str((model.get("input") or {}).get("class_path", "")).rpartition(".")[2]
+        same = (vit.get("depth"), vit.get("embed_dim")) == size
+        if same and kind == _input_kind(facts):
+            found.append(name)
+    return found
+
+
+def dry_run(name: str | Path, recipe: str) -> str:
+    """What of a checkpoint a recipe's model would take; nothing is trained.
+
+    Raises:
+        checkpoints.CheckpointError: It does not fit; says why.
+        UsageError: The recipe is wrong.
+    """
+    from tome_lightning.commands.benchmark.case import from_recipe
+
+    section = read_yaml(recipes.path(recipe)).get("model") or {}
+    case = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
+    inflate, weights = bool(section.get("inflate")), section.get("weights")
+    return str(checkpoints.load(case.vit, name, inflate=inflate, weights=weights))
+
+
+def _run_header(path: Path) -> dict[str, Any] | None:
+    """The plain values of a run's checkpoint; None for other files, also damaged ones."""
+    if path.suffix == ".safetensors":
+        return None
+    try:
+        saved = read_header(path)
+    except MalformedRunError as error:
+        raise UsageError(f"{path} cannot be loaded: {error}.") from error
+    except CheckpointFileError:
+        return None
+    return saved if "hyper_parameters" in saved and "state_dict" in saved else None
+
+
+def _export_header(path: Path) -> dict[str, Any] | None:
+    """What `export` keeps beside the weights; None for other files, also damaged ones."""
+    return exported(path) or None
+
+
+def _of_weights(path: Path) -> dict[str, Any]:
+    identity = checkpoints.identify(path)
+    found = read(path)
+    weights = found.weights.values()
+    dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in weights)
+    size = SIZES.get((identity.width, identity.depth), "ViT")
+    count = sum(value.numel() for value in weights)
+    millions = f"{count / 1e6:.1f} M parameters"
+    return {
+        "family": identity.family,
+        "kind": identity.kind,
+        "model": f"{size}: {identity.depth} blocks, {identity.width} wide, {millions}",
+        "depth": identity.depth,
+        "width": identity.width,
+        "parameters": count,
+        "dtype": ", ".join(dtypes),
+        "num_classes": identity.num_classes,
+        "pooling": identity.pooling,
+        "tubelet": identity.tubelet,
+        "positions": identity.positions,
+        "spectrogram": found.mel_grid is not None or identity.family == "audiomae",
+        "averaged": found.averaged,
+        "held": dict(found.held),
+        "taken": found.taken,
+    }
+
+
+def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = saved["hyper_parameters"]
+    ours: dict[str, Any] = saved.get("tome_lightning") or {}
+    progress = Progress.read(dict(saved))
+    record = (saved.get("callbacks") or {}).get("RunRecord") or {}
+    versions, metrics = ours.get("versions") or {}, record.get("metrics")
+    start = given.get("checkpoint")
+    start = start if fits(start, str) else None
+    return {
+        "family": ours.get("family"),
+        **_of_parts(given),
+        "class_names": ours.get("class_names"),
+        "r": given.get("r"),
+        "prop_attn": given.get("prop_attn"),
+        "epoch": saved.get("epoch"),
+        "step": progress.steps if progress else saved.get("global_step"),
+        "metrics": metrics if fits(metrics, dict[str, int | float]) else {},
+        "recipe": recipe_name(ours),
+        "versions": versions,
+        "saved_by": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "averaged": "averaging_state" in saved,
+        "started_from": str(start) if start else "random weights",
+        "licence": _inherited(start),
+    }
+
+
+def _of_export(about: Mapping[str, Any]) -> dict[str, Any]:
+    names, versions = about.get("class_names"), _mapping(about.get("versions"))
+    return {
+        **_of_parts(_mapping(about.get("hyper_parameters"))),
+        "class_names": names if isinstance(names, list) else None,
+        "r": about.get("r"),
+        "prop_attn": about.get("prop_attn"),
+        "recipe": about.get("recipe"),
+        "versions": versions,
+        "saved_by": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "averaged": bool(about.get("averaged")),
+        "licence": about.get("licence") or "not in the file",
+    }
+
+
+def _of_parts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What hyper-parameters say of the model's input and task."""
+    part, task = _mapping(given.get("input")), _mapping(given.get("task"))
+    kind = str(part.get("class_path", "")).rpartition(".")[2]
+    sizes = _mapping(part.get("init_args"))
+    told = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
+    return {
+        "input": f"{kind}({told})" if kind else None,
+        "spectrogram": kind == "Spectrogram",
+        "num_classes": _mapping(task.get("init_args")).get("num_classes"),
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file may have put there, if it is what we put there."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _of_name(name: str) -> dict[str, Any]:
+    """A published checkpoint, from its copy on this machine or from what is known of it."""
+    source = SOURCES.get(name)
+    if source is not None and (weights_dir() / source.file).is_file():
+        kept = weights_dir() / source.file
+        return {**inspect_checkpoint(kept), "licence": source.how, "address": f"here: {kept}"}
+    identity = checkpoints.identify(name)
+    size = SIZES.get((identity.width, identity.depth), "ViT")
+    facts: dict[str, Any] = {
+        "what": "a published checkpoint that is not on this machine",
+        "family": identity.family,
+        "kind": identity.kind,
+        "model": f"{size}: {identity.depth} blocks, {identity.width} wide",
+        "depth": identity.depth,
+        "width": identity.width,
+        "num_classes": identity.num_classes,
+        "pooling": identity.pooling,
+        "tubelet": identity.tubelet,
+        "spectrogram": identity.family == "audiomae",
+    }
+    if source is not None:
+        by_hand = f"to be fetched by hand, as {weights_dir() / source.file}"
+        return {**facts, "licence": source.how, "address": source.url or by_hand}
+    config = get_pretrained_cfg(name)
+    licence = getattr(config, "license", None) or "not stated by timm: see the model's page"
+    hub = getattr(config, "hf_hub_id", None)
+    return {**facts, "licence": licence, "address": f"Hugging Face hub: {hub}" if hub else None}
+
+
+def _licence(path: Path, family: str) -> str:
+    for source in SOURCES.values():
+        if source.file == path.name:
+            return source.how
+    if family in PUBLISHED:
+        return (
+            f"not in the file; the weights published in this layout ({family}) are CC-BY-NC-4.0 "
+            "(no commercial use)"
+        )
+    return "not in the file"
+
+
+def _inherited(start: str | None) -> str:
+    if not start:
+        return "yours: trained from random weights"
+    source = SOURCES.get(start)
+    return f"follows that of {start}" + (f": {source.how}" if source is not None else "")
+
+
+def _input_kind(facts: Mapping[str, Any]) -> str:
+    if facts.get("tubelet"):
+        return "Clip"
+    return "Spectrogram" if facts.get("spectrogram") else "Image"
+
+
+def _classes(facts: Mapping[str, Any]) -> str:
+    count, names = facts.get("num_classes"), facts.get("class_names") or []
+    if not count:
+        return "no head"
+    shown = ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+    return f"{count}" + (f": {shown}" if names else "")

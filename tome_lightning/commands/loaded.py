@@ -1,0 +1,353 @@
+"""What the verbs around training open: a model by name, recipe or checkpoint, ready to be looked at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError, safe_open
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import get_pretrained_cfg
+
+import checkpoints
+import recipes
+from checkpoints.bounds import parse_json
+from tome_lightning.arguments import UsageError, read_yaml
+from tome_lightning.inputs import Image, Input, Spectrogram
+from tome_lightning.tasks import Task
+from tome_lightning.tome import R, ToMeViT, patch
+from tome_lightning.tome.plan import check_possible
+from tome_lightning.trainer.checkpoint_file import (
+    CheckpointFileError,
+    MalformedRunError,
+    read_header,
+)
+from tome_lightning.trust import (
+    DATA,
+    Untrusted,
+    fits,
+    plain_data,
+    recipe_name,
+    trusted_data,
+    trusted_model,
+)
+
+IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
+NOTED = {  # what is used of what ``export`` notes
+    "averaged": bool,
+    "class_names": list[str] | None,
+    "licence": str | None,
+    "mean": list[float],
+    "prop_attn": bool,
+    "r": int | list[int] | dict[str, int | float],
+    "recipe": str | None,
+    "std": list[float],
+    "versions": dict[str, str],
+}
+HALF = (0.5,)  # what timm assumes of a model that says nothing of its pixels
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights, and what it needs to be shown a file.
+
+    Attributes:
+        name: As the user named it.
+        model: In evaluation mode, on the CPU.
+        input: What it reads.
+        mean: Of each channel on the scale 0 to 1; of a spectrogram, one, in natural logarithms.
+        std: Standard deviation on the same scale.
+        weights: Where they come from, in words.
+        task: What it learnt; None where no head is known.
+        class_names: Of its head, if they are known.
+        data: Arguments of the run's or the recipe's data module, as far as they are known: how clips
+            are sampled, how a picture is resized.
+        recipe: The run's or the recipe's name.
+        no_head: Whether weights were loaded and had no head that fits, so that it is random.
+    """
+
+    name: str
+    model: ToMeViT
+    input: Input
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str
+    task: Task | None = None
+    class_names: list[str] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    no_head: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: the input's, or of a model with ``dynamic_img_size`` that of its data."""
+        return (self.input.shape[0], *self.model.img_size)
+
+
+def load_model(
+    model: str | None = None,
+    ckpt: str | Path | None = None,
+    recipe: str | None = None,
+    *,
+    r: R | None = None,
+    prop_attn: bool | None = None,
+    img_size: int | None = None,
+    random_weights: bool = False,
+    weights: checkpoints.Which | None = None,
+    model_words: Sequence[str] = (),
+) -> LoadedModel:
+    """Open a model.
+
+    Args:
+        model: A timm name; with a tag, or without ``ckpt``, its published weights are fetched.
+        ckpt: A run's checkpoint, which says all by itself; or, with ``model`` or ``recipe``, a file of
+            weights or a name in ``checkpoints.SOURCES``.
+        recipe: A recipe whose model is built; its own checkpoint is loaded unless ``ckpt`` is given.
+        r: Tokens merged per block; by default the run's or the recipe's, 0 for a timm model.
+        prop_attn: By default the run's or the recipe's, else what the weights' family wants.
+        img_size: Side of the image, of a timm model.
+        random_weights: Leave the weights as drawn, where none are at hand.
+        weights: Which set of a file of weights that holds two, ``live`` or ``ema``; by default the live.
+        model_words: ``--model.KEY=VALUE`` options that overrule the recipe's.
+
+    Raises:
+        UsageError: If what is named is not enough, too much, or not there.
+        checkpoints.CheckpointError: If weights cannot be read or do not fit.
+        InputError: For an unknown timm name.
+        PlanError: For an r that the model has not the tokens for.
+        UnsupportedModelError: If its tokens cannot be merged.
+    """
+    if model is not None and recipe is not None:
+        raise UsageError("--model NAME and --recipe exclude each other: each is a model.")
+    if img_size is not None and (model is None or img_size < 1):
+        if model is None:
+            raise UsageError(
+                "--img-size is for --model NAME; a run's model has the size it was made with."
+            )
+        raise UsageError(f"--img-size is the side of the image in pixels, got {img_size}.")
+    if random_weights and (ckpt is not None or (model is None and recipe is None)):
+        raise UsageError(
+            "--random-weights goes with --model NAME or --recipe NAME, without --ckpt."
+        )
+    if weights is not None and model is None and recipe is None:
+        raise UsageError(
+            f"--weights {weights} goes with --model NAME or --recipe NAME; a run's checkpoint is taken "
+            "as the run has measured it."
+        )
+    if model is not None:
+        loaded = _of_timm(model, ckpt, img_size, random_weights, weights)
+    elif recipe is not None:
+        loaded = _of_recipe(recipe, ckpt, random_weights, list(model_words), weights)
+    elif ckpt is not None:
+        loaded = _of_run(Path(ckpt))
+    else:
+        raise UsageError(
+            "Which model? Give --ckpt FILE (a run's), --model NAME (timm's) or --recipe."
+        )
+    net = loaded.model
+    size = loaded.data.get("size")
+    if net.vit.dynamic_img_size and isinstance(size, int):
+        net.img_size = (size, size)
+    if prop_attn is not None:
+        net.prop_attn = prop_attn
+    if r is not None:
+        net.r = r
+    check_possible(net.r, net.depth, net.num_tokens, net.num_prefix)
+    net.eval()
+    return loaded
+
+
+def is_run_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint that a run of ours wrote; it is read safely."""
+    if not path.is_file() or path.suffix == ".safetensors":
+        return False
+    try:
+        saved = read_header(path)
+    except CheckpointFileError:
+        return False
+    return "hyper_parameters" in saved and "state_dict" in saved
+
+
+def _of_run(path: Path) -> LoadedModel:
+    from tome_lightning.finetune import FineTune
+
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder. Name a checkpoint in it: {path / 'checkpoints' / 'best.ckpt'}"
+        )
+    if not path.is_file():
+        known = str(path) in checkpoints.SOURCES
+        what = "names weights alone" if known else "is no file"
+        raise UsageError(f"--ckpt {path} {what}. {_WHICH}")
+    try:
+        saved = read_header(path)
+    except MalformedRunError as error:
+        raise UsageError(f"{path} cannot be loaded: {error}.") from error
+    except CheckpointFileError:
+        saved = {}
+    if "hyper_parameters" not in saved:
+        checkpoints.identify(path)  # says so if it is damaged, or no checkpoint at all
+        raise UsageError(f"{path} holds weights alone, which several models could take. {_WHICH}")
+    ours = saved.get("tome_lightning", {})
+    try:
+        # before Lightning takes them as they are:
+        trusted_model(saved["hyper_parameters"], len(saved["state_dict"]))
+        data = trusted_data(ours.get("data"), made=False).config or plain_data(ours.get("data"))
+    except Untrusted as error:
+        raise UsageError(f"{path} cannot be loaded: it is refused: {error}.") from error
+    try:
+        module = FineTune.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path} cannot be loaded: its weights do not fit the model that it describes ({reason})."
+        ) from error
+    mean, std = _scale(data, module.input)
+    averaged = ", averaged over training" if "averaging_state" in saved else ""
+    return LoadedModel(
+        name=str(path), model=module.model, input=module.input, mean=mean, std=std,
+        weights=f"{path}, epoch {saved.get('epoch')}{averaged}", task=module.task,
+        class_names=module.class_names, data=dict(data.get("init_args") or {}),
+        recipe=recipe_name(ours),
+    )  # fmt: skip
+
+
+_WHICH = (
+    "Give a run's checkpoint, or say which model takes these weights: --model NAME (timm's) or "
+    "--recipe NAME."
+)
+
+
+def _of_recipe(
+    recipe: str,
+    ckpt: str | Path | None,
+    random_weights: bool,
+    words: list[str],
+    which: checkpoints.Which | None,
+) -> LoadedModel:
+    from tome_lightning.commands.benchmark.case import from_recipe
+
+    if ckpt is not None and is_run_checkpoint(Path(ckpt)):
+        raise UsageError(
+            f"{ckpt} is a run's checkpoint and has its model with it: leave --recipe out."
+        )
+    content = read_yaml(recipes.path(recipe))
+    section = content.get("model") or {}
+    weights = ckpt or section.get("checkpoint")
+    if ckpt is not None:
+        words = [*words, f"--model.checkpoint={ckpt}"]
+    elif random_weights or weights is None:
+        words = [*words, "--model.checkpoint=null"]
+    if weights is None and not random_weights:
+        raise UsageError(
+            f"The recipe {recipe} starts from random weights. Give --ckpt FILE, or --random-weights."
+        )
+    case = from_recipe(["--recipe", recipe, *words])
+    told, no_head = "random weights", False
+    if weights is not None and not random_weights:
+        inflate = bool(section.get("inflate"))
+        which = which or section.get("weights")
+        report = checkpoints.load(case.vit, weights, inflate=inflate, weights=which)
+        told = report.brief
+        no_head = any(name.startswith("head") for name in report.new)
+        told += ", with a new head of random weights" if no_head else ""
+    data = content.get("data") or {}
+    mean, std = _scale(data, case.input)
+    return LoadedModel(
+        name=recipe, model=patch(case.vit, r=case.r or 0, prop_attn=case.prop_attn),
+        input=case.input, mean=mean, std=std, weights=told, task=case.task,
+        data=dict(data.get("init_args") or {}), recipe=Path(recipe).stem, no_head=no_head,
+    )  # fmt: skip
+
+
+def _of_timm(
+    name: str,
+    ckpt: str | Path | None,
+    img_size: int | None,
+    random_weights: bool,
+    which: checkpoints.Which | None,
+) -> LoadedModel:
+    plain = name.partition(".")[0]
+    if ckpt is not None and is_run_checkpoint(Path(ckpt)):
+        raise UsageError(
+            f"{ckpt} is a run's checkpoint and has its model with it: leave --model out."
+        )
+    known = get_pretrained_cfg(name if _has_tag(name) else plain) if _is_timm(plain) else None
+    size = img_size or (known.input_size[-1] if known is not None and known.input_size else 224)
+    read = Image(size=size, timm_model=plain)
+    weights = None if random_weights else str(ckpt or name)
+    kind = None if weights is None or not _is_timm(plain) else checkpoints.identify(weights)
+    pool = {} if kind is None or kind.pooling is None else {"global_pool": kind.pooling}
+    classes = (kind.num_classes if kind is not None else None) or 0
+    net = patch(read.build(num_classes=classes, **pool))
+    told = "random weights"
+    if weights is not None:
+        report = checkpoints.load(net.vit, weights, weights=which)
+        told = report.brief
+    net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
+    noted = exported(Path(ckpt)) if ckpt is not None else {}
+    mean = tuple(known.mean) if known is not None else HALF * 3
+    std = tuple(known.std) if known is not None else HALF * 3
+    if (
+        ckpt is not None
+        and not _has_tag(name)
+        and kind is not None
+        and kind.family in IMAGENET_FAMILIES
+    ):
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # not those of timm's own weights
+    if noted:
+        told_mean, told_std = tuple(noted.get("mean", ())), tuple(noted.get("std", ()))
+        if len(told_mean) == len(told_std) == len(mean):
+            mean, std = told_mean, told_std
+        net.r = noted.get("r") or 0
+    return LoadedModel(
+        name=name, model=net, input=read, mean=mean, std=std, weights=told,
+        class_names=noted.get("class_names"),
+    )  # fmt: skip
+
+
+def exported(path: Path) -> dict[str, Any]:
+    """What ``export`` noted beside weights; empty for other files."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get("tome_lightning")
+        found = parse_json(text) if text else {}
+    except (SafetensorError, OSError, ValueError):  # what reads the weights says what is wrong
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if fits(value, NOTED.get(name, object))}
+
+
+def _is_timm(plain: str) -> bool:
+    return plain in timm.list_models()
+
+
+def _has_tag(name: str) -> bool:
+    return "." in name and name in timm.list_models(name, pretrained=True)
+
+
+def _scale(data: dict[str, Any], input: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a data module brings samples to: as given, or its defaults."""
+    import datamodules
+
+    given = data.get("init_args") or {}
+    kind = str(data.get("class_path", "")).rpartition(".")[2]
+    if kind not in DATA:  # a class of somebody else's is never imported because a file names it
+        kind = "AudioSet" if isinstance(input, Spectrogram) else "ImageNet"
+    defaults = inspect.signature(getattr(datamodules, kind)).parameters
+    values: list[tuple[float, ...]] = []
+    for name in ("mean", "std"):
+        value: Any = given.get(name)
+        if value is None and name in defaults:
+            value = defaults[name].default
+        each = tuple(value) if isinstance(value, (list, tuple)) else (float(value),)
+        channels = input.shape[0]  # another number of values is not of this model's samples
+        values.append(each if len(each) == channels else HALF * channels)
+    return values[0], values[1]

@@ -1,0 +1,1 @@
+"""What a training loop needs and no model knows: exact resume, saving, signals, peers, measuring."""

@@ -1,0 +1,315 @@
+"""Where a run stands, and how Lightning is told to go on from there.
+
+Lightning saves the counters of its loops as they are in whatever hook a checkpoint is written from, and
+guesses on resuming which hook that was. Saved after the last batch of an epoch it skips the validation
+that was due, saved within an accumulation group it loses the group's gradients, and its loader goes on
+after the last batch handed out, not after the last one trained on. So a checkpoint of ours also says in
+plain numbers where the run stands, and loading it sets the counters to one of two states that Lightning
+continues correctly.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from tome_lightning.trainer.pace import Pace, accumulation, steps_in
+
+PATHS = (
+    "best_model_path",
+    "kth_best_model_path",
+    "last_model_path",
+)  # of a ModelCheckpoint's state
+PACE = {"scheduled", "first_batches", "first_accumulate"}  # later than the other fields
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What of a run is done, always to the end of an optimizer step.
+
+    Attributes:
+        epoch: The epoch that `batches` counts in, 0 the first.
+        batches: Batches each process has trained on in it, 1 to `epoch_batches`.
+        epoch_batches: Batches in an epoch on each process.
+        accumulate: Batches in an optimizer step.
+        steps: Optimizer steps since the start.
+        batch: Samples (not views of them) in a batch over all processes; 0 if that is not known.
+        processes: Training processes.
+        effective: Samples, views of the same one counted, in an optimizer step; 0 if not known.
+        validation_due: Whether a validation is to come before the next batch.
+        scheduled: Steps of the schedules that are done, see `Pace`.
+        first_batches: Batches in an epoch on each process as the run began.
+        first_accumulate: Batches in an optimizer step as the run began.
+    """
+
+    epoch: int
+    batches: int
+    epoch_batches: int
+    accumulate: int
+    steps: int
+    batch: int
+    processes: int
+    effective: int
+    validation_due: bool = False
+    scheduled: float = 0.0
+    first_batches: int = 0
+    first_accumulate: int = 0
+
+    def as_dict(self) -> dict[str, float | bool]:
+        """Plain builtins, for a checkpoint."""
+        return asdict(self)
+
+    @property
+    def pace(self) -> Pace:
+        """The place in the schedules."""
+        return Pace(self.scheduled, self.first_batches, self.first_accumulate)
+
+    def at(self, pace: Pace) -> Progress:
+        """The same state at another place in the schedules."""
+        return replace(
+            self,
+            scheduled=pace.done,
+            first_batches=pace.first_batches,
+            first_accumulate=pace.first_accumulate,
+        )
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts states of one run by how far it had come; a validation is soon taken again."""
+        return self.steps, self.epoch
+
+    @classmethod
+    def read(cls, saved: dict[str, Any]) -> Progress | None:
+        """What a checkpoint says; None if it says nothing that this version understands.
+
+        One of before the schedules had a count of their own stands where a run of alike epochs does.
+        """
+        ours = saved.get("tome_lightning")
+        progress = ours.get("progress") if isinstance(ours, dict) else None
+        known = {field.name for field in fields(cls)}
+        if not isinstance(progress, dict) or progress.keys() not in (known, known - PACE):
+            return None
+        read = cls(**progress)  # numbers of their range, see `trust.check_form`
+        return read if progress.keys() == known else read.at(_alike(read))
+
+    def moved_to(self, now: Progress) -> Progress:
+        """The same state of a run whose batches are of another size or spread over other processes.
+
+        Args:
+            now: What batches, accumulation and processes are; the rest is not looked at.
+        """
+        if now.batch == self.batch and now.epoch_batches == self.epoch_batches:
+            return replace(now, **_position(self))
+        if self.batches == self.epoch_batches:
+            batches = now.epoch_batches
+        else:
+            batches = self.batches * self.batch // max(1, now.batch)
+            batches = max(batches - batches % now.accumulate, now.accumulate)
+            batches = max(1, min(batches, now.epoch_batches - 1))
+        return replace(now, **_position(self) | {"batches": batches})
+
+
+def _alike(progress: Progress) -> Pace:
+    batches, accumulate = progress.epoch_batches, progress.accumulate
+    done = progress.epoch * steps_in(batches, accumulate) + steps_in(progress.batches, accumulate)
+    return Pace(float(done), batches, accumulate)
+
+
+def _position(progress: Progress) -> dict[str, Any]:
+    names = ("epoch", "batches", "steps", "validation_due", *PACE)
+    return {name: getattr(progress, name) for name in names}
+
+
+def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
+    """Where a running fit stands; None before its first optimizer step.
+
+    Batches of an accumulation group that is not complete do not count: their gradients are in no
+    checkpoint, so a resumed run takes them again.
+
+    Args:
+        trainer: In any hook of fit.
+        run: Its batches, from which what does not change is taken.
+    """
+    fit: Any = trainer.fit_loop
+    loop = fit.epoch_loop
+    # Before the loop has begun, where Lightning's searches save, the number of batches is infinite.
+    if not trainer.global_step or not math.isfinite(trainer.num_training_batches):
+        return None
+    total = int(trainer.num_training_batches)
+    epoch = fit.epoch_progress.current.started - 1
+    batches, due = loop.batch_progress.current.processed, _validation_due(trainer)
+    begun = batches % trainer.accumulate_grad_batches if batches < total else 0
+    if begun:  # what comes after them is due once they are taken again
+        batches, due = batches - begun, False
+    if not batches:  # nothing of this epoch: the one before is complete
+        epoch, batches, due = epoch - 1, total, False
+    accumulate = accumulation(trainer, epoch)
+    return replace(
+        run,
+        epoch=epoch,
+        batches=batches,
+        epoch_batches=total,
+        accumulate=accumulate,
+        effective=run.effective // run.accumulate * accumulate,
+        steps=trainer.global_step,
+        validation_due=due,
+    )
+
+
+def _validation_due(trainer: Trainer) -> bool:
+    fit: Any = trainer.fit_loop
+    loop = fit.epoch_loop
+    if trainer.validating:
+        seen = loop.val_loop.batch_progress
+        return not (seen.is_last_batch and seen.current.completed == seen.current.ready)
+    if loop.batch_progress.current.completed == loop.batch_progress.current.processed:
+        return False  # not in on_train_batch_end: what was due is done
+    return bool(trainer.enable_validation and loop._should_check_val_fx(fit._data_fetcher))
+
+
+def logged_last(trainer: Trainer) -> dict[str, float]:
+    """What the step before a validation has logged; empty in other hooks than `on_validation_start`.
+
+    A validation logs at the same step, so where it is taken again all of that step has to go from the
+    logs first, and this is to be put back.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if not trainer.validating or not every or (loop._batches_that_stepped + 1) % every:
+        return {}
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    return {name: value for name, value in logged.items() if not name.startswith("val/")}
+
+
+def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
+    """Make the saved state of Lightning's fit loop say what `progress` says.
+
+    Between batches it looks as if saved in `on_train_batch_end`, which counts the batch as processed but
+    not as completed (after an epoch's last batch Lightning goes on with the next epoch). With a
+    validation due it looks as if saved in the middle of one, which Lightning begins anew.
+
+    Args:
+        fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
+        progress: Of this run's batches, see `Progress.moved_to`.
+    """
+    epoch, batches = progress.epoch, progress.batches
+    before = epoch * progress.epoch_batches
+    last, due = batches == progress.epoch_batches, progress.validation_due
+    over = int(last and not due)  # the next epoch has as good as begun; no hook counts it later
+
+    fit_loop["epoch_progress"] = {
+        "total": _counts(epoch + 1, epoch),
+        "current": _counts(epoch + 1 + over, epoch),
+    }
+    open_batch = 0 if due else 1
+    fit_loop["epoch_loop.batch_progress"] = {
+        "total": _counts(before + batches, before + batches, open_batch),
+        "current": _counts(batches, batches, open_batch),
+        "is_last_batch": last,
+    }
+    fit_loop["epoch_loop.val_loop.batch_progress"] = {
+        "total": _counts(int(due), 0),
+        "current": _counts(int(due), 0),
+        "is_last_batch": False,
+    }
+    # Lightning adds one on resuming, or after the validation.
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = progress.steps - 1
+    if fit_loop["state_dict"].get("combined_loader"):  # not every loader can go on in mid-epoch
+        position = {"epoch": epoch + over, "batches": 0 if over else batches}
+        fit_loop["state_dict"]["combined_loader"] = [position]
+
+
+def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:
+    completed = processed - open_
+    return {"ready": begun, "started": begun, "processed": processed, "completed": completed}
+
+
+class PendingValidation:
+    """Has a validation that was due when a checkpoint was written taken, whatever made it due.
+
+    Lightning takes it where its own rules find it due again. A run that `max_steps`, a time limit or a
+    callback ended in mid-epoch is not asked, nor one that validates by the clock.
+    """
+
+    def __init__(self) -> None:
+        self._usual: tuple[Any, ...] | None = None
+
+    def max_steps(self, trainer: Any) -> int:
+        """Of the run, while it is another one for Lightning's loop."""
+        return trainer.max_steps if self._usual is None else int(self._usual[0])
+
+    def insist(self, trainer: Any, progress: Progress) -> None:
+        """Make it due, on loading a checkpoint."""
+        loop = trainer.fit_loop.epoch_loop
+        if progress.validation_due and trainer.limit_val_batches:
+            self._usual = loop.max_steps, trainer.check_val_every_n_epoch
+            loop.max_steps = -1 if loop.max_steps == -1 else max(loop.max_steps, progress.steps + 1)
+
+    def started(self, trainer: Any) -> None:
+        """Training has started: what decides on validation is set up."""
+        if self._usual is not None:
+            self._usual += (trainer.val_check_batch,)
+            trainer.val_check_batch = trainer.check_val_every_n_epoch = 1
+            trainer._last_val_time = -math.inf
+
+    def begun(self, trainer: Any) -> None:
+        """The validation has begun: all is as usual."""
+        if self._usual is not None and len(self._usual) == 3 and not trainer.sanity_checking:
+            loop = trainer.fit_loop.epoch_loop
+            loop.max_steps, trainer.check_val_every_n_epoch, trainer.val_check_batch = self._usual
+            self._usual = None
+
+
+def keep_own_paths(callbacks: dict[str, Any], trainer: Any) -> None:
+    """Leave callbacks of a checkpoint no path but those of files in their own folder.
+
+    Lightning's `ModelCheckpoint` removes what its saved state calls an older checkpoint, wherever that
+    is. So of these paths remain files `<name>.ckpt` in the checkpoint's folder, or in one that a callback
+    of this run has of its own; and where the checkpoint's folder was moved they follow it, for else
+    Lightning forgets the best score.
+
+    Args:
+        callbacks: `checkpoint["callbacks"]`, changed in place.
+        trainer: Restoring it. Lightning's searches restore what they saved themselves, of no run.
+    """
+    if trainer.ckpt_path is None:
+        return
+    here = Path(trainer.ckpt_path).absolute().parent
+    own = {str(here)} | {
+        os.path.abspath(callback.dirpath)
+        for callback in getattr(trainer, "checkpoint_callbacks", [])
+        if getattr(callback, "dirpath", None)
+    }
+    for state in callbacks.values():
+        if isinstance(state, dict) and not state.keys().isdisjoint(("dirpath", *PATHS)):
+            _keep_own(state, str(here), own)
+
+
+def _keep_own(state: dict[str, Any], here: str, own: set[str]) -> None:
+    old = state.get("dirpath")
+    old = old if isinstance(old, str) else ""
+    folder = here if Path(old).name == Path(here).name else old  # moved, or another one's
+    state["dirpath"] = folder
+
+    def follow(path: Any) -> str:
+        """The file in this run's folder; empty for one that lies elsewhere."""
+        name = path.removeprefix(f"{old}/") if isinstance(path, str) else ""
+        whole = Path(folder, name)
+        if folder not in own or not re.fullmatch(r"[^/\\\0]+\.ckpt", name):
+            return ""
+        return str(whole) if whole.resolve().parent == Path(folder).resolve() else ""
+
+    for name in PATHS:
+        if name in state:
+            state[name] = follow(state[name])
+    best = state.get("best_k_models")
+    if best is not None:
+        best = best if isinstance(best, dict) else {}
+        followed = {follow(path): score for path, score in best.items()}
+        state["best_k_models"] = {path: score for path, score in followed.items() if path}
