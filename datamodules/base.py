@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, require
 from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.leaving import outlive_signals
 from datamodules.loader import EpochSampler, Loader, flatten_repeats
@@ -384,12 +384,6 @@ class LabelledData(LightningDataModule, ABC):
         told = too_few_workers(self.num_workers, self._cores)
         if told and self.epoch_length >= BIG and not known:
             rank_zero_warn(told)
-
-
-def require(name: str, value: object, fine: bool, expected: str) -> None:
-    """Raise a DataError unless `fine`: "`name` must be `expected`, got `value`"."""
-    if not fine:
-        raise DataError(f"{name} must be {expected}, got {value!r}")
 
 
 def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files:

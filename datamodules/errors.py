@@ -7,3 +7,9 @@ class DataError(ValueError):
 
 class WorkerError(RuntimeError):
     """A loader process that was killed or has no memory left, told in one line with the ways out."""
+
+
+def require(name: str, value: object, fine: bool, expected: str) -> None:
+    """Raise a DataError unless `fine`: "`name` must be `expected`, got `value`"."""
+    if not fine:
+        raise DataError(f"{name} must be {expected}, got {value!r}")

@@ -7,7 +7,7 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from datamodules.base import require
+from datamodules.errors import require
 from datamodules.samples import Key
 
 

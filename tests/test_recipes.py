@@ -12,9 +12,9 @@ from datamodules import AudioSet, Kinetics400
 from datamodules.videos.clips import VideoMAESampling
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
+from tome_lightning.run.trusted import trusted_data, trusted_model, trusted_run
 from tome_lightning.tome import token_counts
 from tome_lightning.tome.projection import KeysWithoutBias
-from tome_lightning.trust import trusted_data, trusted_model, trusted_run
 
 # tokens before the first and after the last block, and multiply-accumulates in G: those of images and
 # of MAE-ST's ViT-L as published (ToMe, tables 4 to 7), the others by the same formula

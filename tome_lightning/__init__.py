@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tome_lightning.moved import know_old_names
+from tome_lightning.version import __version__
 
 if TYPE_CHECKING:
     from tome_lightning.callbacks import ToMeCallback
@@ -59,6 +60,7 @@ __all__ = [
     "ToMeCallback",
     "ToMeViT",
     "TokenState",
+    "__version__",
     "benchmark",
     "compare",
     "doctor",
@@ -71,6 +73,8 @@ __all__ = [
     "sweep",
     "visualize",
 ]
+
+know_old_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,12 +10,12 @@ import re
 import sys
 from importlib import import_module
 
-from tome_lightning import __version__
 from tome_lightning.screen import say
 from tome_lightning.siblings import prefer_own
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 from tome_lightning.trainer.telling import complain_once
 from tome_lightning.trainer.threads import wait_asleep
+from tome_lightning.version import __version__
 
 HIDDEN = prefer_own()  # here, not in main: processes that multiprocessing spawns import this, too
 

@@ -35,7 +35,6 @@ import checkpoints
 import datamodules
 import recipes
 from datamodules.base import LabelledData
-from tome_lightning import __version__
 from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune, FineTuneError
@@ -78,6 +77,7 @@ from tome_lightning.trainer.signals import RunStopped, interrupted, stop_asked
 from tome_lightning.trainer.strategy import check_strategy, keep_gradients_once
 from tome_lightning.trainer.telling import complain_once
 from tome_lightning.trust import imports_of
+from tome_lightning.version import __version__
 
 USER_ERRORS = (
     BatchError,

@@ -8,8 +8,8 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import registered_extensions
 
-from datamodules.base import LabelledData, leave_out, require
-from datamodules.errors import DataError
+from datamodules.base import LabelledData, leave_out
+from datamodules.errors import DataError, require
 from datamodules.filelist import IMAGE_EXTENSIONS, UNLABELLED, FileList, class_folders, read_names
 from datamodules.images.check import ImageCheck
 from datamodules.images.reading import read_image

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.base import require
-from datamodules.errors import DataError
+from datamodules.errors import DataError, require
 from datamodules.sounds.reading import RATE, require_torchaudio, resample
 from datamodules.sounds.transforms import centre
 

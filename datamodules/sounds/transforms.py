@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from datamodules.base import require
-from datamodules.errors import DataError
+from datamodules.errors import DataError, require
 
 Roll = Literal["circular", "none"]
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData, leave_out, require
-from datamodules.errors import DataError
+from datamodules.base import SPLITS, LabelledData, leave_out
+from datamodules.errors import DataError, require
 from datamodules.filelist import UNLABELLED, VIDEO_EXTENSIONS, FileList, class_folders, read_names
 from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform

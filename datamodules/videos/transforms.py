@@ -17,8 +17,7 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.base import require
-from datamodules.errors import DataError
+from datamodules.errors import DataError, require
 from datamodules.images.transforms import allow_zero_bits
 from datamodules.videos.clips import crop_starts
 

@@ -18,6 +18,7 @@ import recipes
 from checkpoints.bounds import parse_json
 from tome_lightning.arguments import UsageError, read_yaml
 from tome_lightning.inputs import Image, Input, Spectrogram
+from tome_lightning.run.trusted import DATA, plain_data, trusted_data, trusted_model
 from tome_lightning.tasks import Task
 from tome_lightning.tome import R, ToMeViT, patch
 from tome_lightning.tome.plan import check_possible
@@ -26,15 +27,7 @@ from tome_lightning.trainer.checkpoint_file import (
     MalformedRunError,
     read_header,
 )
-from tome_lightning.trust import (
-    DATA,
-    Untrusted,
-    fits,
-    plain_data,
-    recipe_name,
-    trusted_data,
-    trusted_model,
-)
+from tome_lightning.trust import Untrusted, fits, recipe_name
 
 IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
 NOTED = {  # what is used of what ``export`` notes

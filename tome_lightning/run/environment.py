@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tome_lightning import __version__
+from tome_lightning.version import __version__
 
 PACKAGES = (
     "torch", "torchvision", "torchaudio", "lightning", "timm", "torchmetrics",

@@ -15,18 +15,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.run.environment import other_versions
+from tome_lightning.run.trusted import Taken, trusted_data, trusted_model, trusted_run
 from tome_lightning.trainer.checkpoint_file import CheckpointFileError, read_header
 from tome_lightning.trainer.progress import Progress
 from tome_lightning.trainer.saving import LAST
-from tome_lightning.trust import (
-    Taken,
-    Untrusted,
-    class_paths,
-    recipe_name,
-    trusted_data,
-    trusted_model,
-    trusted_run,
-)
+from tome_lightning.trust import Untrusted, class_paths, recipe_name
 
 CONNECTOR = "checkpoint_connector.py"  # Lightning's, which restores a run's parts in turn
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
@@ -204,7 +197,7 @@ def check_left_out(
     """Compare objects that the checkpoint's run had in its trainer with those of this run.
 
     Args:
-        left_out: What a checkpoint may not choose: see `trust.NAMED`.
+        left_out: What a checkpoint may not choose: see `run.trusted.NAMED`.
         trainer: The trainer's options now.
         words: The command line; what it sets by itself is on purpose.
         path: The checkpoint.

@@ -51,8 +51,9 @@ def doctor(words: list[str] | None = None) -> int:
     Returns:
         1 if something that is needed is broken, else 0.
     """
-    from tome_lightning.commands.doctor import Status, check_machine, check_recipe, tell
-    from tome_lightning.commands.doctor.findings import broken, first_line
+    from tome_lightning.commands.doctor.findings import Status, broken, first_line, tell
+    from tome_lightning.commands.doctor.machine import check_machine
+    from tome_lightning.commands.doctor.recipe import check_recipe
     from tome_lightning.trust import foreign_classes
 
     if foreign := foreign_classes(words or []):

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     mismatch = ""
 
     def run() -> None:
-        from tome_lightning.commands.export import ExportMismatchError
+        from tome_lightning.commands.export.check import ExportMismatchError
 
         nonlocal mismatch
         try:
@@ -46,7 +46,7 @@ def _run(argv: list[str]) -> None:
     if given.batch_size is not None and given.dynamic_batch:
         raise UsageError("--batch-size and --dynamic-batch exclude each other: a number, or any.")
     from tome_lightning.commands.benchmark.case import parse_r
-    from tome_lightning.commands.export import export_model
+    from tome_lightning.commands.export.export import export_model
 
     exported = export_model(
         given.out, model=given.model, ckpt=given.ckpt, recipe=given.recipe,

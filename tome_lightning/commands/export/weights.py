@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import checkpoints
-from tome_lightning import __version__
 from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
 from tome_lightning.commands.inspect.origin import Origin
 from tome_lightning.commands.loaded import LoadedModel
+from tome_lightning.version import __version__
 
 EXACT = 1e-6  # the same weights in the same operations
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tqdm import tqdm
 
-from tome_lightning import __version__
 from tome_lightning.arguments import UsageError, nearest
 from tome_lightning.commands.scan.manifest import BAD, GOOD, Manifest
 from tome_lightning.commands.scan.record import Record
 from tome_lightning.commands.scan.workers import Job, Outcome, Task, check_all
 from tome_lightning.screen import say
+from tome_lightning.version import __version__
 
 if TYPE_CHECKING:
     from datamodules.file_check import FileCheck

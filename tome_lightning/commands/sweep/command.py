@@ -14,7 +14,7 @@ from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.sweep import SweepRow
+    from tome_lightning.commands.sweep.rows import SweepRow
 
 PROG = "python -m tome_lightning sweep"
 PICTURES = (".png", ".svg", ".pdf")
