@@ -21,6 +21,7 @@ from torchmetrics import MetricCollection
 import checkpoints
 from tome_lightning.inputs import Input
 from tome_lightning.inputs.preprocessing import difference
+from tome_lightning.lazy import public_path
 from tome_lightning.metrics import Totals
 from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
 from tome_lightning.tasks import Task
@@ -693,8 +694,7 @@ class FineTune(LightningModule):
 
 
 def _plain(part: Input | Task) -> dict[str, Any]:
-    kind = type(part)
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": asdict(part)}
+    return {"class_path": public_path(type(part)), "init_args": asdict(part)}
 
 
 def _rebuild(part: Any, base: type[Part]) -> Part:
@@ -702,7 +702,7 @@ def _rebuild(part: Any, base: type[Part]) -> Part:
     if isinstance(part, base):
         return part
     for kind in base.__subclasses__():
-        if part["class_path"] == f"{kind.__module__}.{kind.__qualname__}":
+        if part["class_path"] == public_path(kind):
             return kind(**part["init_args"])
     raise FineTuneError(
         f"The checkpoint names {part['class_path']}, which is no known {base.__name__}. "

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune
+from tome_lightning.lazy import public_path
 from tome_lightning.trainer.saving import SaveLast
 from tome_lightning.trust import Number, Untrusted, faults, fits, refuse, shown
 
@@ -183,8 +184,8 @@ def _class(given: Any, option: str, package: str, names: Sequence[str]) -> dict[
         raise Untrusted(f"its {option} is {shown(given)}, not a class with its arguments")
     for name in names:
         cls = getattr(import_module(package), name)
-        own = f"{cls.__module__}.{cls.__qualname__}"
-        if given["class_path"] in (own, f"{package}.{name}", f"tome_lightning.{name}"):
+        own, place = public_path(cls), f"{cls.__module__}.{cls.__qualname__}"
+        if given["class_path"] in (own, place, f"{package}.{name}", f"tome_lightning.{name}"):
             arguments = given.get("init_args", {})
             refuse(faults(arguments, _hints(cls), f"{option}."))
             return {"class_path": own, "init_args": dict(arguments)}

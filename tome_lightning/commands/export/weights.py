@@ -15,6 +15,7 @@ from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
 from tome_lightning.commands.inspect.origin import Origin
 from tome_lightning.commands.loaded import LoadedModel
+from tome_lightning.lazy import public_path
 from tome_lightning.version import __version__
 
 EXACT = 1e-6  # the same weights in the same operations
@@ -86,4 +87,4 @@ def check_weights(loaded: LoadedModel, architecture: Architecture, file: Path) -
 def _plain(part: object) -> dict[str, Any]:
     kind = type(part)
     values = asdict(cast(Any, part))
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": values}
+    return {"class_path": public_path(kind), "init_args": values}
