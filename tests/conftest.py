@@ -41,7 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in CORE:
+        first = item.path.relative_to(TESTS).parts[0]
+        if first in CORE and not item.get_closest_marker("slow"):
             item.add_marker("core")
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
