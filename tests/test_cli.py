@@ -698,7 +698,7 @@ def test_a_recipe_may_name_the_classes_that_a_checkpoint_may_not(run, trained):
 
 def test_another_progress_bar_takes_the_place_of_ours(run):
     words = [word for word in TINY if "progress" not in word]
-    bar = "--trainer.callbacks=RichProgressBar"
+    bar = "--trainer.callbacks=TQDMProgressBar"
     code, _, err = run("fit", "--recipe", "quickstart", *words, bar)
     assert code == 0, err
 

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from tome_lightning.screen import columns
 from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_counts
 from tome_lightning.tome.plan import R
 from tome_lightning.trainer.compiling import allow_graphs, count_graphs
@@ -209,14 +210,13 @@ class ToMeCallback(Callback):
 
     def report(self, module: FineTune, device: torch.device) -> str:
         """The table at the end of fit: one row for each r that was trained at."""
-        lines = ["r (mean)  tokens out  steps  step ms  data ms  samples/s"]
+        rows = [("r (mean)", "tokens out", "steps", "step ms", "data ms", "samples/s")]
         for plan, row in self.meter.read().items():
             values = [self.meter.median(plan, name) for name in ("step_ms", "data_ms", "per_s")]
-            cells = "  ".join(
-                f"{value:>7.1f}" if value is not None else "      -" for value in values
-            )
+            step, data, speed = ("-" if value is None else f"{value:.1f}" for value in values)
             tokens = module.model.train_tokens - sum(plan)
-            lines.append(f"{_mean(plan):>8.2f}  {tokens:>10}  {row.steps:>5}  {cells}")
+            rows.append((f"{_mean(plan):.2f}", f"{tokens}", f"{row.steps}", step, data, speed))
+        lines = columns(rows, left=0)
         summary = self.summary(module, device)
         kind = "CUDA memory" if torch.device(device).type == "cuda" else "resident memory"
         lines.append(

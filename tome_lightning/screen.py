@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 # Control characters but tab and line feed; marks that turn the direction of writing (Unicode TR36); and
@@ -24,6 +25,23 @@ def escaped(text: object) -> str:
 def say(text: object = "", file: TextIO | None = None) -> None:
     """Print lines, escaped, at once."""
     print(escaped(text), file=file, flush=True)
+
+
+def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell.
+
+    Args:
+        rows: As many cells each.
+        left: Columns, from the first, that start at the same place; the others end there.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if number < left else f"{cell:>{width}}"
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def typed(path: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tome_lightning.screen import columns
+
 Rows = tuple[tuple[str, str], ...]
 
 _WHAT: Rows = (
@@ -72,14 +74,15 @@ def short_help(verb: str, does: str) -> str:
         limit = (f"--trainer.{_LIMIT[verb]} N", "batches at most")
         groups = {"run": run, "data": (root, *listed, *_DATA[2:]), "model": _MODEL[:2],
                   "trainer": (*_TRAINER, limit)}  # fmt: skip
-    width = max(len(option) for rows in groups.values() for option, _ in rows)
+    rows = columns([row for group in groups.values() for row in group], left=2)
     lines = [
         f"usage: python -m tome_lightning {verb} --recipe NAME|FILE [--option value ...]",
         "",
         does,
     ]
-    for name, rows in groups.items():
-        lines += ["", f"{name}:", *(f"  {option:<{width}}  {words}" for option, words in rows)]
+    for name, group in groups.items():
+        lines += ["", f"{name}:", *(f"  {row}" for row in rows[: len(group)])]
+        rows = rows[len(group) :]
     return "\n".join([
         *lines, "",
         "These are the most used ones; the values of a recipe are the defaults. All options:",

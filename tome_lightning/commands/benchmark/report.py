@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tome_lightning.commands.benchmark.rows import Row
+from tome_lightning.screen import columns
 from tome_lightning.tome import R
 
 FEW_TOKENS = 300
 NOISY = 0.3  # share of the median that the rounds may differ by before it is said
+NAME = 16  # characters of a row's name: a table has 100 columns
 HEAD = (
     "variant", "ms (min-max)", "samples/s", "speed-up", "MACs", "realised", "peak MiB",
     "activ. MiB", "tokens",
@@ -57,14 +59,8 @@ def header(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row]) -> list[str]:
     """One line a row, in at most 100 columns."""
     cells = [HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(HEAD))]
-    widths[0] = min(widths[0], 16)
-    out = []
-    for line in cells:
-        first = line[0] if len(line[0]) <= widths[0] else line[0][: widths[0] - 2] + ".."
-        pairs = zip(line[1:], widths[1:], strict=True)
-        out.append(f"{first:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in pairs))
-    return [line.rstrip() for line in out]
+    names = [name if len(name) <= NAME else f"{name[: NAME - 2]}.." for name, *_ in cells]
+    return columns([[name, *line[1:]] for name, line in zip(names, cells, strict=True)])
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:

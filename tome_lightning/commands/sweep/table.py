@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tome_lightning.commands.benchmark.report import NOISY
 from tome_lightning.commands.sweep.rows import SweepRow, series
+from tome_lightning.screen import columns
 
 WIDTH = 100  # characters of a line
 FEW = 10  # samples that decide: fewer are chance
@@ -52,15 +53,7 @@ def header(name: str, rows: Sequence[SweepRow]) -> list[str]:
 def table(rows: Sequence[SweepRow]) -> list[str]:
     """One line an r."""
     head = ("r", "tokens", "MACs", rows[0].metric, "points", "samples/s", "speed-up", "realised")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
+    return columns([head, *(_cells(row) for row in rows)])
 
 
 def verdict(rows: Sequence[SweepRow], within: float) -> list[str]:
