@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 # Control characters but tab and line feed; marks that turn the direction of writing (Unicode TR36); and
@@ -52,6 +53,20 @@ def typed(path: object) -> str:
 def complain(text: object) -> None:
     """Print ``error: ...`` as one line to stderr."""
     say(f"error: {' '.join(str(text).split())}", sys.stderr)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what a run tells of itself; warnings stay."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def silence() -> None:

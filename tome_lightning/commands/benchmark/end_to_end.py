@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import logging
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +20,8 @@ from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.commands.benchmark.advice import EndToEnd
 from tome_lightning.commands.benchmark.prepared import PreparedRun
 from tome_lightning.commands.benchmark.probes import FixedRun, Measured, RealRun
-from tome_lightning.run.record import RUN_DIR_VARIABLE
-from tome_lightning.screen import say
+from tome_lightning.commands.prepared import callback_of, own_environment
+from tome_lightning.screen import quiet, say
 from tome_lightning.tome.macs import macs
 
 __all__ = ["EndToEnd", "measure"]
@@ -43,7 +42,7 @@ def measure(argv: list[str], steps: int = 20) -> EndToEnd:
     Raises:
         Exception: What ``fit`` would raise; ``cli.exit_code`` makes one line of it.
     """
-    with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, _environment():
+    with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
         _say("the data alone")
         real = PreparedRun(argv, Path(folder, "run"))
         data: Any = real.datamodule
@@ -56,7 +55,7 @@ def measure(argv: list[str], steps: int = 20) -> EndToEnd:
         _run(real, run)
         accumulated = int(real.trainer.accumulate_grad_batches)  # as setup() left it
         _say("steps without data, bare and in the Trainer")
-        with _quiet():
+        with quiet():
             still = PreparedRun(argv, Path(folder, "still"), run.batch)
         fixed = FixedRun(steps if run.batch[0].device.type == "cpu" else max(3, steps // 5))
         still.trainer.profiler = fixed.profiler  # type: ignore[attr-defined]
@@ -115,7 +114,7 @@ def _run(prepared: PreparedRun, probe: Callback) -> None:
     """Fit until the probe has seen enough, with the progress bar at work but out of sight."""
     trainer = prepared.trainer
     trainer.callbacks.append(probe)  # type: ignore[attr-defined]
-    with contextlib.suppress(Measured), contextlib.redirect_stdout(io.StringIO()), _quiet():
+    with contextlib.suppress(Measured), contextlib.redirect_stdout(io.StringIO()), quiet():
         trainer.fit(prepared.model, datamodule=prepared.datamodule)
 
 
@@ -123,7 +122,7 @@ def _together(
     real: PreparedRun, loading: _Loading, run: RealRun, fixed: FixedRun, accumulated: int
 ) -> EndToEnd:
     model, trainer = real.model.model, real.trainer
-    tome = next(c for c in trainer.callbacks if isinstance(c, ToMeCallback))  # type: ignore[attr-defined]
+    tome = callback_of(trainer, ToMeCallback)
     if tome.train_r is not None:
         model.r = tome.train_r
     tokens, plan = model.train_tokens, model.plan(model.train_tokens)
@@ -167,27 +166,3 @@ def _multiple(number: int, of: int) -> int:
 def _cores() -> int:
     usable = getattr(os, "sched_getaffinity", None)
     return len(usable(0)) if usable else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what a run tells of itself; warnings stay."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Restore what a run notes for processes that it starts."""
-    before = os.environ.pop(RUN_DIR_VARIABLE, None)
-    try:
-        yield
-    finally:
-        os.environ.pop(RUN_DIR_VARIABLE, None)
-        if before is not None:
-            os.environ[RUN_DIR_VARIABLE] = before

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tome_lightning.commands.doctor.findings import Finding, broken, ok, survive, warning
 from tome_lightning.commands.doctor.machine import AUDIO, VIDEO
+from tome_lightning.screen import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,22 +26,8 @@ def check_recipe(words: Sequence[str]) -> tuple[list[Finding], str]:
     Returns:
         The findings, and which kind of run it is: ``video``, ``audio`` or empty.
     """
-    with _quiet():
+    with quiet():
         return _check(list(words))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what a run says of itself when it starts."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _check(words: list[str]) -> tuple[list[Finding], str]:

@@ -18,7 +18,8 @@ from tome_lightning.commands.benchmark.case import DTYPES, Case
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.report import r_text
 from tome_lightning.commands.benchmark.rows import Settings
-from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, own_environment, quiet
+from tome_lightning.commands.prepared import own_environment
+from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_but_bar
 from tome_lightning.commands.sweep.rows import SweepRow
 from tome_lightning.screen import say
 from tome_lightning.tome import R, ToMeViT, layer_plan
@@ -100,7 +101,7 @@ def run(
     """The same from the words that would follow ``validate``; see `sweep`."""
     _check(argv, stage, limit, batch_size, rounds)
     with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
-        with quiet():
+        with quiet_but_bar():
             prepared = PreparedSweep(stage, argv, Path(folder, "run"), limit)
         prepared.model.follow(prepared.datamodule)
         rows = _planned(prepared, settle_r(r, prepared.model.model), name)

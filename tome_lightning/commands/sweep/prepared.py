@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +13,15 @@ from lightning.pytorch import Trainer
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback
-from tome_lightning.cli import ToMeCLI
-from tome_lightning.run.record import RUN_DIR_VARIABLE, RunRecord
+from tome_lightning.commands.prepared import Prepared, callback_of
+from tome_lightning.run.record import RunRecord
+from tome_lightning.screen import quiet
 from tome_lightning.tome import R
 
 VERBS = {"val": "validate", "test": "test"}
 
 
-class PreparedSweep(ToMeCLI):
+class PreparedSweep(Prepared):
     """``validate`` or ``test`` up to the evaluation itself: one process, in a directory of ours.
 
     Args:
@@ -37,12 +36,11 @@ class PreparedSweep(ToMeCLI):
     """
 
     def __init__(self, stage: str, argv: Sequence[str], folder: Path, limit: int | None) -> None:
-        self.stage, self.folder, self.limit = stage, folder, limit
+        self.stage, self.limit = stage, limit
         self.batch_size: int | None = None
-        super().__init__([VERBS[stage], *argv])
+        super().__init__([VERBS[stage], *argv], folder)
 
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
+    def adjust(self, config: Any) -> None:
         if self.ckpt_path is None and config.model.checkpoint is None:
             raise UsageError(
                 "sweep measures trained weights, and these are random. Give a run's checkpoint "
@@ -50,24 +48,17 @@ class PreparedSweep(ToMeCLI):
                 "(--model.checkpoint FILE)."
             )
         trainer = config.trainer
-        config.run_dir = str(self.folder)
-        first = trainer.devices[:1] if isinstance(trainer.devices, list) else 1
-        trainer.devices, trainer.num_nodes, trainer.strategy = first, 1, "auto"
         trainer.logger, trainer.enable_model_summary = False, False
         if not sys.stderr.isatty():
             trainer.enable_progress_bar = False
         if self.limit is not None:
             trainer.limit_val_batches = trainer.limit_test_batches = self.limit
         self.from_checkpoint = {}  # the sweep's table says what it measures
-        super().before_instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         self.restored = False
         return trainer
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
     def evaluate(self, r: R) -> RunRecord:
         """Measure the metrics at one r; the first time loads the weights.
@@ -75,12 +66,12 @@ class PreparedSweep(ToMeCLI):
         Returns:
             What the evaluation has found: ``metrics``, as fractions, and ``counted``, in words.
         """
-        record: RunRecord = self._callback(RunRecord)
-        self._callback(ToMeCallback).eval_r = r
+        record = callback_of(self.trainer, RunRecord)
+        callback_of(self.trainer, ToMeCallback).eval_r = r
         reset_seed()
         run: Any = getattr(self.trainer, VERBS[self.stage])
         path = None if self.restored or self.ckpt_path is None else str(self.ckpt_path)
-        with quiet():
+        with quiet_but_bar():
             run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True,
                 verbose=False)  # fmt: skip
         self.restored = True
@@ -90,35 +81,9 @@ class PreparedSweep(ToMeCLI):
         """Samples that the last evaluation counted."""
         return int(self.trainer.callback_metrics.get(f"{self.stage}/samples", 0))
 
-    def _callback(self, kind: type[Any]) -> Any:
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return next(callback for callback in callbacks if isinstance(callback, kind))
-
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what a run tells of itself; warnings stay, and a bar goes where they go."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def own_environment() -> Iterator[None]:
-    """Restore what a run notes for processes that it starts."""
-    names = (RUN_DIR_VARIABLE, "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    before = {name: os.environ.pop(name, None) for name in names}
-    try:
+def quiet_but_bar() -> Iterator[None]:
+    """As `quiet`; a bar goes where warnings go."""
+    with quiet(), contextlib.redirect_stdout(sys.stderr):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
