@@ -1,6 +1,6 @@
 """Data sets of full size from a few files, and what a start costs on them.
 
-    python -m tests.full_size_trees FOLDER [--images 1281167 --clips 240000 --sounds 2020000]
+    python -m tests.runs.full_size_trees FOLDER [--images 1281167 --clips 240000 --sounds 2020000]
 
 Makes FOLDER/{images,clips,sounds} of hard links where they are not there yet (5 GB of inodes and names,
 15 minutes), then measures each part in a process of its own: seconds, CPU seconds with those of children,

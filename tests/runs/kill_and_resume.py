@@ -1,6 +1,6 @@
 """Kill real runs at any moment, resume them, and compare them bit for bit with one left alone.
 
-``python -m tests.kill_and_resume --recipe quickstart --kills 10 --workers 2 --accumulate 2 --ema``
+``python -m tests.runs.kill_and_resume --recipe quickstart --kills 10 --workers 2 --accumulate 2 --ema``
 prints where each kill fell and every difference it finds; it exits with 1 if there is any.
 """
 
@@ -102,7 +102,7 @@ class Job:
             f"--trainer.accumulate_grad_batches={self.accumulate}",
             *(several if self.devices > 1 else []),
             *([f"--trainer.callbacks+={EMA}", "--trainer.callbacks.decay=0.9"] if self.ema else []),
-            "--trainer.callbacks+=tests.recorder.Recorder",
+            "--trainer.callbacks+=tests.runs.recorder.Recorder",
             f"--trainer.callbacks.folder={self.folder / 'records'}",
             f"--run_dir={self.run_dir}", *self.extra, *words,
         ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Several processes meet trouble: how long after its cause all are gone, with which codes and words.
 
-``python -m tests.ranks_table`` runs every case on one node of two and four ranks, on one node under
+``python -m tests.runs.ranks_table`` runs every case on one node of two and four ranks, on one node under
 torchrun, and on two nodes (two torchrun agents on this machine), with gloo, and prints the table of
 ``recipes/LONG_RUNS.md``. It exits with 1 if a case is against expectation. ``--launch`` and ``--case``
 choose some of them.
@@ -61,7 +61,7 @@ class Case:
 
     Attributes:
         words: Options of the run.
-        variables: For `tests.recorder.Recorder`.
+        variables: For `tests.runs.recorder.Recorder`.
         phase: What the last rank has to have recorded before its cause comes.
         cause: Brings it about; None where the run has it in itself.
         codes: What the run may exit with.

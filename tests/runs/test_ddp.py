@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
     """Where all processes have left what they found."""
     folder = tmp_path_factory.mktemp("ddp")
     log = folder / "log"
-    with process([sys.executable, "-m", "tests.every_verb", str(folder)], log) as child:
+    with process([sys.executable, "-m", "tests.runs.every_verb", str(folder)], log) as child:
         assert child.wait(200) == 0, log.read_text()[-4000:]
     return folder
 

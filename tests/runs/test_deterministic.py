@@ -139,7 +139,7 @@ def test_the_mode_changes_no_result(deterministic: Any) -> None:
 @pytest.mark.gpu
 def test_every_merging_operation_repeats_itself_on_a_gpu() -> None:
     script = (
-        "import torch; from tests.test_deterministic import gradients\n"
+        "import torch; from tests.runs.test_deterministic import gradients\n"
         "torch.use_deterministic_algorithms(True)\n"
         "first = gradients('cuda')\n"
         "for _ in range(5): assert all(map(torch.equal, first, gradients('cuda')))\n"

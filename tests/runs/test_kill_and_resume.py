@@ -1,6 +1,6 @@
 """A killed run goes on as if nothing had happened: the short form of ``kill_and_resume``.
 
-The long form (10 kills, more seeds): ``python -m tests.kill_and_resume --help``.
+The long form (10 kills, more seeds): ``python -m tests.runs.kill_and_resume --help``.
 """
 
 import copy

@@ -88,7 +88,7 @@ def measured(verb: str, devices: int, folder: Path) -> tuple[dict[str, float], s
     records, run = folder / f"records{devices}", folder / f"run{devices}"
     words = [
         verb, "--ckpt_path=fit/checkpoints/last.ckpt", *SMALL, f"--run_dir={run}",
-        f"--trainer.devices={devices}", "--trainer.callbacks+=tests.recorder.Recorder",
+        f"--trainer.devices={devices}", "--trainer.callbacks+=tests.runs.recorder.Recorder",
         f"--trainer.callbacks.folder={records}",
         *(["--trainer.strategy=ddp"] if devices > 1 else []),
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def measured(verb: str, devices: int, folder: Path) -> tuple[dict[str, float], s
 
 @contextlib.contextmanager
 def monkey_path():
-    """``tests.recorder`` can be imported, as it can in the processes."""
+    """``tests.runs.recorder`` can be imported, as it can in the processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT))
         yield

@@ -1,7 +1,7 @@
 """A week with one run: trained, tested, looked at, taken up under other limits, stopped and requeued.
 
-    python -m tests.users_week FOLDER          # the toolkit's commands, one after the other
-    python -m tests.users_week FOLDER --long   # with a model and epochs that learn
+    python -m tests.runs.users_week FOLDER          # the toolkit's commands, one after the other
+    python -m tests.runs.users_week FOLDER --long   # with a model and epochs that learn
 
 At the end the run's directory tells one story, which `tell` checks and prints: every step and epoch is
 logged once, and the files belong together.
@@ -95,7 +95,7 @@ def week(folder: Path, long: bool = False) -> Week:
     # Wednesday: averages, a patient end, and a job that is stopped and starts again by the same command
     job = "--resume=auto --trainer.max_epochs=5 --save.top_k=3"
     stops = (
-        f"--trainer.callbacks+=tests.users_week.StopsAt --trainer.callbacks.step={3 * BATCHES + 2}"
+        f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={3 * BATCHES + 2}"
     )
     this.fit(job, PATIENT, stops, code=128 + signal.SIGUSR1)
     this.fit(job, PATIENT, stops)
@@ -105,7 +105,7 @@ def week(folder: Path, long: bool = False) -> Week:
     this.fit("--resume=auto --trainer.max_epochs=7 --save.top_k=3", half, PATIENT, stops)
     # Friday: averages in a run of their own, requeued as well; photos that nobody has labelled
     averaged = f"--resume=auto --run_dir=averaged --trainer.max_epochs=2 {AVERAGES}"
-    stops = f"--trainer.callbacks+=tests.users_week.StopsAt --trainer.callbacks.step={BATCHES + 2}"
+    stops = f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={BATCHES + 2}"
     this.fit(averaged, stops, code=128 + signal.SIGUSR1)
     this.fit(averaged, stops)
     this.command(f"predict --ckpt_path={best} --data.root=photos")
