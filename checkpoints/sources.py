@@ -1,5 +1,6 @@
 """Published checkpoint files by name: where they are, and the copies kept on this machine."""
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from .errors import CheckpointError
 from .layout import Positions
+from .queueing import one_at_a_time
 
 LICENCE = "CC-BY-NC-4.0"
 _META = "https://dl.fbaipublicfiles.com"
@@ -193,7 +195,8 @@ def weights_dir() -> Path:
 def fetch(source: Source) -> Path:
     """The path of a source's file: the copy in `weights_dir()`, or a fresh download into it.
 
-    The SHA-256 of a download is told: of most files no more than six hex digits of an MD5 are
+    Of several processes that ask for it one downloads, and the others wait for it; where it fails, so do
+    they. The SHA-256 of a download is told: of most files no more than six hex digits of an MD5 are
     published, for which a forged file is made in seconds, so that a lab has to pin its own.
 
     Raises:
@@ -202,19 +205,38 @@ def fetch(source: Source) -> Path:
     """
     path = weights_dir() / source.file
     if path.is_file():
-        fault = _fault(path, source)
-        if fault:
-            raise CheckpointError(
-                f"{path} is not the published {source.name}: {fault}: delete it, or load it by its "
-                "path if it is meant"
-            )
-        return path
-    by_hand = f"put {source.file} at {path} (from {source.how})"
+        return _checked(path, source)
     if source.url is None:
-        raise CheckpointError(f"{source.name} has no address to download from: {by_hand}")
+        raise CheckpointError(
+            f"{source.name} has no address to download from: {_by_hand(path, source)}"
+        )
+    locks = weights_dir().parent / "locks"  # beside the weights: that folder holds nothing else
+    failure = locks / f"{source.file}.failed"
+    with one_at_a_time(locks / f"{source.file}.lock") as waited:
+        if not path.is_file():
+            if waited and failure.is_file():  # 64 processes would sit through as many time-outs
+                raise CheckpointError(failure.read_text(encoding="utf-8"))
+            return _download_or_note(path, source, failure)
+    return _checked(path, source)  # not one at a time
+
+
+def _download_or_note(path: Path, source: Source, failure: Path) -> Path:
+    """Download, or leave word for those that wait why not."""
+    with contextlib.suppress(OSError):
+        failure.unlink()
+    try:
+        return _download(path, source)
+    except CheckpointError as error:
+        with contextlib.suppress(OSError):
+            failure.write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _download(path: Path, source: Source) -> Path:
+    assert source.url is not None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of its own: several processes may fetch the same file, the last rename wins.
+        # A folder of its own: where there are no locks the last rename wins.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             part = Path(folder) / source.file
             torch.hub.download_url_to_file(source.url, str(part), progress=sys.stderr.isatty())
@@ -222,16 +244,29 @@ def fetch(source: Source) -> Path:
             if fault:
                 raise CheckpointError(
                     f"{source.url} gave another file than the published {source.name}: {fault}, so it "
-                    f"was not kept: try again, or {by_hand}"
+                    f"was not kept: try again, or {_by_hand(path, source)}"
                 )
             got = _digest(part, "sha256")
             os.replace(part, path)
     except (OSError, HTTPException) as error:
         raise CheckpointError(
-            f"{source.name} could not be downloaded from {source.url} ({error}): {by_hand}"
+            f"{source.name} could not be downloaded from {source.url} ({error}): {_by_hand(path, source)}"
         ) from error
     print(f"{source.name}: sha256 {got} ({_protection(source)})", file=sys.stderr)
     return path
+
+
+def _checked(path: Path, source: Source) -> Path:
+    if fault := _fault(path, source):
+        raise CheckpointError(
+            f"{path} is not the published {source.name}: {fault}: delete it, or load it by its "
+            "path if it is meant"
+        )
+    return path
+
+
+def _by_hand(path: Path, source: Source) -> str:
+    return f"put {source.file} at {path} (from {source.how})"
 
 
 def _fault(path: Path, source: Source) -> str:

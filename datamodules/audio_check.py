@@ -1,14 +1,15 @@
 """What `scan` does with a sound file: read it, and measure its features with the recipe's own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from datamodules.audio import AudioReader, probe
 from datamodules.audio_transforms import centre
+from datamodules.facts import FactTable
 from datamodules.features import FrontEnd
-from datamodules.file_check import Facts, FileCheck, first_of, most_common, spread
+from datamodules.file_check import FileCheck, first_of, most_common, spread
 
 FAR = 0.05  # of a standard deviation, from which other constants are worth a warning
 
@@ -55,18 +56,18 @@ class AudioCheck(FileCheck):
             "quick": self.quick,
         }
 
-    def summary(self, facts: Sequence[Facts]) -> dict[str, Any]:
+    def summary(self, facts: FactTable) -> dict[str, Any]:
         """`rates` (Hz), `channels` and `codecs` with the number of files, `seconds`, `features`.
 
         The features' mean and std are over all cells of the model's input, padding included, as
         AudioMAE's constants for AudioSet are understood; null after a quick scan.
         """
         return {
-            "rates": most_common(each["rate"] for each in facts),
-            "channels": most_common(each["channels"] for each in facts),
-            "codecs": most_common(each["codec"] for each in facts),
-            "seconds": spread([each["seconds"] for each in facts]),
-            "features": None if self.quick or not facts else self._features(facts),
+            "rates": most_common(facts["rate"]),
+            "channels": most_common(facts["channels"]),
+            "codecs": most_common(facts["codec"]),
+            "seconds": spread(facts["seconds"]),
+            "features": None if self.quick or not len(facts) else self._features(facts),
         }
 
     def tell(self, content: Mapping[str, Any]) -> list[str]:
@@ -95,10 +96,10 @@ class AudioCheck(FileCheck):
             )
         return lines
 
-    def _features(self, facts: Sequence[Facts]) -> dict[str, float]:
-        cells = sum(each["cells"] for each in facts)
-        mean = math.fsum(each["sum"] for each in facts) / cells
-        square = math.fsum(each["squares"] for each in facts) / cells
+    def _features(self, facts: FactTable) -> dict[str, float]:
+        cells = sum(facts["cells"])
+        mean = math.fsum(facts["sum"]) / cells
+        square = math.fsum(facts["squares"]) / cells
         front = asdict(self.front_end)
         return {
             "mean": round(mean, 6),

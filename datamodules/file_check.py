@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
+
+from datamodules.facts import FactTable
 
 Facts = Mapping[str, Any]  # what one good file is: numbers and words, for a JSON file
 
@@ -26,7 +29,7 @@ class FileCheck(ABC):
         """What the facts depend on besides the file, in plain builtins."""
 
     @abstractmethod
-    def summary(self, facts: Sequence[Facts]) -> dict[str, Any]:
+    def summary(self, facts: FactTable) -> dict[str, Any]:
         """What good files are together, for the result of a scan."""
 
     @abstractmethod
@@ -39,11 +42,18 @@ def most_common(values: Iterable[Any]) -> dict[str, int]:
     return dict(Counter(map(str, values)).most_common())
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Iterable[float]) -> dict[str, float]:
     """Least, median and greatest; nothing of nothing."""
-    if not values:
+    found = np.fromiter(values, dtype=np.float64)
+    if not len(found):
         return {}
-    return {"min": min(values), "median": median(values), "max": max(values)}
+    least, middle, greatest = (float(f(found)) for f in (np.min, np.median, np.max))
+    return {"min": _whole(least), "median": _whole(middle), "max": _whole(greatest)}
+
+
+def _whole(value: float) -> float:
+    """A number without its `.0`, for a file that people read."""
+    return int(value) if value.is_integer() else value
 
 
 def first_of(counts: Mapping[str, int], unit: str = "", shown: int = 3) -> str:

@@ -28,8 +28,7 @@ def read_image(path: str, channels: int, exif: bool = True) -> Image.Image:
             which of its numbers is black and which is white.
     """
     with open(path, "rb") as file, Image.open(file) as image:
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ValueError(f"{image.width}x{image.height} pixels is no picture's shape")
+        check_shape(image)
         image.load()
         if exif:
             # In place, since then the pixels are turned before PIL writes the tag back, which fails for
@@ -40,6 +39,16 @@ def read_image(path: str, channels: int, exif: bool = True) -> Image.Image:
         palette = image.mode == "P" and "transparency" in image.info
         opened = image.convert("RGBA") if palette else _eight_bit(image)
         return opened.convert("RGB" if channels == 3 else "L")
+
+
+def check_shape(image: Image.Image) -> None:
+    """Refuse an opened picture by its header.
+
+    Raises:
+        ValueError: One side is more than 100 times as long as the other.
+    """
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ValueError(f"{image.width}x{image.height} pixels is no picture's shape")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import registered_extensions
 
-from datamodules.base import LabelledData, require
+from datamodules.base import LabelledData, leave_out, require
 from datamodules.class_names import numbered, refuse_other_folders
 from datamodules.errors import DataError
 from datamodules.filelist import (
@@ -18,6 +18,7 @@ from datamodules.filelist import (
     class_folders,
     read_names,
 )
+from datamodules.image_check import ImageCheck
 from datamodules.image_reader import read_image
 from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
@@ -72,6 +73,8 @@ class ImageNet(LabelledData):
         max_retries: Images of the same class tried in place of one that cannot be read.
         max_corrupt_share: Stop when at least 10 images and more than this share of the images
             seen cannot be read.
+        exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
+            bad images are left out of every split.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
@@ -107,6 +110,7 @@ class ImageNet(LabelledData):
         persistent_workers: bool = True,
         max_retries: int = 10,
         max_corrupt_share: float = 0.05,
+        exclude: str | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -122,6 +126,8 @@ class ImageNet(LabelledData):
         self.lists = {"train": train_list, "val": val_list, "test": test_list or val_list}
         self._test_list = test_list
         self.class_list = class_list
+        self.exclude = exclude
+        self._files: dict[str, FileList] = {}
         self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
         self._predicting = False
@@ -169,7 +175,7 @@ class ImageNet(LabelledData):
         if not Path(self.root).is_dir():
             raise DataError(f"root {self.root} is not a folder; expected train/ and val/ in it")
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
-            self._predicting, self._lists_read = stage == "predict", {}
+            self._predicting, self._lists_read, self._files = stage == "predict", {}, {}
         self._plain = self._plain_folder() if self._predicting else None
         if self._plain is not None:
             self._list("test")
@@ -182,10 +188,21 @@ class ImageNet(LabelledData):
                 f"{self.root} has one class only ({self.class_names[0]}): nothing to learn"
             )
 
+    def files(self, split: str) -> FileList:
+        """The images of train, val or test, without those of the exclude list."""
+        if split not in self._files:
+            listed = self._from_lists or self._plain is not None
+            files = self._list(split) if listed else self._scan(split)
+            self._files[split] = leave_out(split, files, self.exclude, "images")
+        return self._files[split]
+
+    def file_check(self, quick: bool = False) -> ImageCheck:
+        """What `scan` does with each file; see `ImageCheck`."""
+        return ImageCheck(self.channels, self.exif, quick)
+
     def build(self, split: str) -> Samples:
         """List the files of train, val or test."""
-        listed = self._from_lists or self._plain is not None
-        files = self._list(split) if listed else self._scan(split)
+        files = self.files(split)
         train = split == "train"
         return Samples(
             split,
@@ -305,7 +322,7 @@ class ImageNet(LabelledData):
         for split in _needed(stage):
             files = self._list(split)
             path = Path(self.root, str(self.lists[split]))
-            first = Path(self.root, files[0][0])
+            first = Path(self.root, self.files(split)[0][0])
             if not first.is_file():
                 raise DataError(f"{path} names {first}, which is no file; paths start from root")
             highest = int(files.labels.max())

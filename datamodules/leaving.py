@@ -27,7 +27,6 @@ def outlive_signals(worker: int) -> None:
     def once(signum: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    signal.set_wakeup_fd(-1)  # of the training process, which would take our signals for its own
     signal.signal(signal.SIGTERM, once)
     for signum in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
         signal.signal(signum, signal.SIG_IGN)
@@ -44,7 +43,7 @@ def _end_with(parent: int) -> None:
 def end_at_exit(workers: Iterable[BaseProcess]) -> None:
     """Have these loader processes gone before multiprocessing's exit waits for them.
 
-    It sends each one SIGTERM, once, and then waits without limit; a worker outlives the first SIGTERM, and
+    It sends each one SIGTERM, once, and waits without limit; a worker outlives the first SIGTERM, and
     one that hangs in a decoder or on a dead disk any.
     """
     _workers.update(workers)

@@ -8,7 +8,8 @@ import torch
 
 from datamodules.clip_reader import Decoding
 from datamodules.decoding import open_video
-from datamodules.file_check import Facts, FileCheck, first_of, most_common, spread
+from datamodules.facts import FactTable
+from datamodules.file_check import FileCheck, first_of, most_common, spread
 
 CHUNK = 64  # frames that a check holds in memory at once
 QUICK = 16  # frames that a quick check decodes
@@ -48,14 +49,19 @@ class VideoCheck(FileCheck):
         """The decoder, and whether all frames were decoded."""
         return {"decoder": self.decoding.decoder, "quick": self.quick}
 
-    def summary(self, facts: Sequence[Facts]) -> dict[str, Any]:
+    def summary(self, facts: FactTable) -> dict[str, Any]:
         """`sizes` (width x height) and `fps` with the number of files, `frames` and `seconds`."""
         return {
-            "sizes": most_common(f"{each['width']}x{each['height']}" for each in facts),
-            "fps": most_common(f"{each['fps']:.5g}" for each in facts),
-            "frames": spread([each["frames"] for each in facts]),
+            "sizes": most_common(
+                f"{width}x{height}"
+                for width, height in zip(facts["width"], facts["height"], strict=True)
+            ),
+            "fps": most_common(f"{fps:.5g}" for fps in facts["fps"]),
+            "frames": spread(facts["frames"]),
             "seconds": spread(
-                [round(each["frames"] / each["fps"], 2) for each in facts if each["fps"] > 0]
+                round(frames / fps, 2)
+                for frames, fps in zip(facts["frames"], facts["fps"], strict=True)
+                if fps > 0
             ),
         }
 

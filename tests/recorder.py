@@ -8,6 +8,9 @@ trouble is told in environment variables, so that the options of a run stay the 
   (the same of an epoch's last batch), ``val`` (end of a validation batch), ``write`` (half of a
   checkpoint is written) or ``rename`` (a checkpoint is about to get its name).
 - ``RECORDER_POISON``: ``RANK:EPOCH:BATCH`` multiplies that training batch with infinity.
+- ``RECORDER_RAISE``: ``last:train:N`` raises on the last rank before the Nth training batch of an epoch;
+  ``last:hang:N`` as well, and then its logger does not finish, so that its sockets stay open. The file
+  ``cause`` beside the records notes when.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import io
 import json
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +30,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-KILL, POISON = "RECORDER_KILL", "RECORDER_POISON"
+KILL, POISON, RAISE = "RECORDER_KILL", "RECORDER_POISON", "RECORDER_RAISE"
 
 
 class Recorder(Callback):
@@ -45,6 +49,7 @@ class Recorder(Callback):
         place, _, number = os.environ.get(KILL, "").partition(":")
         self._kill = (place, int(number or 1))
         self._poison = os.environ.get(POISON, "")
+        self._raise = os.environ.get(RAISE, "").split(":")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # This callback comes first and sees the batch that the others stop at; those kills that are
@@ -65,6 +70,13 @@ class Recorder(Callback):
         self._rates = [float(group["lr"]).hex() for group in optimizer.param_groups]
         if self._poison == f"{trainer.global_rank}:{trainer.current_epoch}:{batch_idx}":
             batch[0].mul_(float("inf"))
+        if trainer.global_rank == trainer.world_size - 1 and self._raise[-1] == str(batch_idx):
+            (self.folder.parent / "cause").write_text(str(time.time()))
+            raise RuntimeError("as it was told")
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        if "hang" in self._raise and "as it was told" in str(exception):
+            time.sleep(300)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -50,6 +50,27 @@ def python(script: str, *args: object) -> str:
     return result.stdout
 
 
+def own_mib() -> int:
+    """Memory of this process that no file stands for."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) // 1024
+
+
+@linux
+def test_a_checkpoint_is_mapped_not_copied_and_outlives_its_replacement(tmp_path: Path) -> None:
+    """Processes of one machine then share its pages."""
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"state_dict": {"a": torch.ones(2**24)}}, path)  # 64 MiB
+    before = own_mib()
+    loaded = io.load_checkpoint(path)["state_dict"]["a"]
+    assert loaded.sum() == 2**24
+    assert own_mib() - before < 16
+    io.save_checkpoint({"state_dict": {"a": torch.zeros(3)}}, path)
+    loaded[:5] = 7  # private to this process: an optimizer's state on the CPU is the mapping itself
+    assert loaded.sum() == 2**24 + 30
+    assert io.load_checkpoint(path)["state_dict"]["a"].tolist() == [0, 0, 0]
+
+
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint(content(1.5), path)

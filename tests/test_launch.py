@@ -178,11 +178,15 @@ def test_a_verb_does_not_run_in_several_processes_that_know_nothing_of_each_othe
     environment, verb, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     words = [verb, "--recipe=quickstart", "--trainer.accelerator=cpu", "--trainer.devices=1"]
-    for process in ("0", "1"):  # both say it: torchrun ends the one as soon as the other has ended
+    errors = []
+    for process in ("0", "1"):
         environment(TORCHRUN | {"RANK": process, "LOCAL_RANK": process})
         assert rank() == int(process)
         assert main(words) == 2
-        (told,) = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
-        assert told.startswith("error: torchrun has started 2 processes, the trainer is for 1")
+        errors += [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    (told,) = errors  # by the first to come: torchrun ends the other as soon as it has ended
+    assert told.startswith("error: torchrun has started 2 processes, the trainer is for 1")
     assert not [path for path in Path("runs").rglob("*") if path.is_file() or path.name == "0"]

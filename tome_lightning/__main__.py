@@ -11,9 +11,10 @@ import sys
 from importlib import import_module
 
 from tome_lightning import __version__
-from tome_lightning.screen import complain, say
+from tome_lightning.screen import say
 from tome_lightning.siblings import prefer_own
 from tome_lightning.signals import leaving_at_ctrl_c
+from tome_lightning.telling import complain_once
 from tome_lightning.threads import wait_asleep
 
 HIDDEN = prefer_own()  # here, not in main: processes that multiprocessing spawns import this, too
@@ -27,7 +28,7 @@ LIGHTNING = {
 COMMANDS = {  # each a module in tome_lightning.commands
     "recipes": "list, show and copy the recipes",
     "doctor": "check this machine: versions, devices, decoders, and whether a recipe can run",
-    "scan": "find the files of a video or audio data set that cannot be read",
+    "scan": "find the files of a data set that cannot be read",
     "benchmark": "measure what merging brings to a model, on this machine",
     "sweep": "measure one model at many r: accuracy against throughput",
     "visualize": "draw which patches became one token",
@@ -78,7 +79,7 @@ def _run(argv: list[str]) -> int:
     if argv[0] not in VERBS:
         close = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."
-        complain(f"unknown verb {argv[0]!r}. {hint}")
+        complain_once(f"unknown verb {argv[0]!r}. {hint}")
         return 2
     if argv[0] in COMMANDS:
         try:

@@ -50,7 +50,7 @@ from tome_lightning.launch import check_launch, cluster_plugins
 from tome_lightning.leftovers import held, remove_unused
 from tome_lightning.memory import out_of_memory
 from tome_lightning.overrides import Objects
-from tome_lightning.peers import Peers, lost_peer, one_of_several, rank, started_by_first
+from tome_lightning.peers import Peers, follow, leaving, rank, started_by_first
 from tome_lightning.predictions import PredictionWriter
 from tome_lightning.preflight import (
     check_monitors,
@@ -75,6 +75,7 @@ from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
 from tome_lightning.strategy import check_strategy, keep_gradients_once
 from tome_lightning.tasks import Task, TaskError
+from tome_lightning.telling import complain_once
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
 from tome_lightning.trust import imports_of
 
@@ -132,7 +133,7 @@ class ToMeCLI(LightningCLI):
         self.recipe = arguments.recipe
         self.ckpt_path = arguments.ckpt_path
         self.resume = arguments.resume
-        last: list[str] = []
+        first, last = list[str](), list[str]()
         if arguments.resume is not None:
             self.ckpt_path = _checkpoint_to_resume(arguments)
             last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
@@ -140,7 +141,6 @@ class ToMeCLI(LightningCLI):
         self.left_out: dict[str, Any] = {}  # of the checkpoint's trainer
         self.logged_steps: int | None = None
         self.class_names: list[str] | None = None  # of the checkpoint
-        first: list[str] = []
         with contextlib.ExitStack() as stack:
             if self.ckpt_path is not None:
                 given = "--config" in arguments.argv
@@ -285,7 +285,7 @@ class ToMeCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         tome, save = self._get(self.config_init, "tome"), self._get(self.config_init, "save")
         self.record = RunRecord(self.run_dir, self.config_yaml, self.recipe, tome)
-        extra: list[Any] = [self.record, Peers()]
+        extra: list[Any] = [self.record]
         best: list[Any] = []
         if self.subcommand == "fit" and trainer_config["enable_checkpointing"] is not False:
             folder = self.run_dir / "checkpoints"
@@ -311,7 +311,9 @@ class ToMeCLI(LightningCLI):
             trainer_config["enable_model_summary"] = False  # FineTune prints what matters
         extra += [PredictionWriter(self.run_dir)] if self.subcommand == "predict" else []
         keep_apart(callbacks, self.run_dir / "checkpoints")
-        trainer_config["callbacks"] = [*best, *callbacks, *extra]  # best.ckpt first of all saving
+        peers = Peers(lambda error: users_mistake(error) or not_restored(error))
+        # `peers` comes before those that wait for others as they end, best.ckpt before all that save
+        trainer_config["callbacks"] = [peers, *best, *callbacks, *extra]
         check_states([*trainer_config["callbacks"], tome, save])
         given = _as_list(trainer_config["plugins"])
         trainer_config["plugins"] = [*given, AtomicCheckpointIO(), *cluster_plugins(given)]
@@ -349,7 +351,7 @@ def main(argv: list[str]) -> int:
     """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
     try:
-        return exit_code(lambda: ToMeCLI(argv))
+        return leaving(lambda: exit_code(lambda: ToMeCLI(argv)))
     finally:
         release()
 
@@ -392,17 +394,14 @@ def exit_code(run: Callable[[], object]) -> int:
             return _tell_interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except RunStopped as stop:
-        _leave_group()
         return 0 if started_by_first() else stop.exit_code
     except Exception as error:
         mistake = users_mistake(error)
         if isinstance(mistake, (NonFiniteLossError, SharedDataError)) and rank():  # raised by all
             return 0 if started_by_first() else 2
-        if mistake is None and one_of_several() and lost_peer(error):
-            reason = " ".join(str(error).split())[:200]
-            told = f"process {rank()} stops, because another one is gone, which has told why ({reason})"
-            complain(told)
-            return 1
+        followed = follow(error) if mistake is None else None
+        if followed is not None:
+            return followed
         no_memory = out_of_memory(error) if mistake is None else None
         if no_memory is not None:
             complain(no_memory)
@@ -410,9 +409,9 @@ def exit_code(run: Callable[[], object]) -> int:
         unrestored = not_restored(error) if mistake is None else None
         if mistake is None and unrestored is None:
             raise
-        complain(unrestored or mistake)
+        complain_once(unrestored or mistake)
         return 2
-    # A scheduler that has asked need not start a finished run again; a shell's loop ends.
+    # A scheduler need not start a finished run again; a shell's loop ends.
     callbacks = getattr(done.trainer, "callbacks", ()) if isinstance(done, ToMeCLI) else ()
     late = stop_asked(callbacks) == signal.SIGINT
     return 128 + signal.SIGINT if late and not started_by_first() else 0

@@ -24,7 +24,7 @@ def to_log(trainer: Any, loss: Tensor) -> Tensor:
     At a step that loggers write it is the mean over all processes, which have batches of one size; else
     this process's own, since to ask the others costs a message.
     """
-    count = trainer.world_size
+    count = trainer.world_size if torch.distributed.is_initialized() else 1
     written = trainer._logger_connector.should_update_logs or trainer.fast_dev_run
     if count == 1 or not written:
         return loss.detach()

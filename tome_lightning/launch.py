@@ -107,7 +107,6 @@ def check_launch(trainer: Any) -> None:
         # one process a machine, each of which starts the others of it, is a group as well
         apart = launch.processes != wanted if joins else trainer.num_nodes == 1
         if apart:
-            # told by all of them: a launcher ends the others as soon as one of them has ended
             raise UsageError(
                 f"{launch.by} has started {launch.processes} processes, the trainer is for {wanted} "
                 f"({how}): each would train by itself and write over the others. For one run of all, "

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
+import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,21 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tome_lightning.launch import launched
+from tome_lightning.screen import complain
+from tome_lightning.signals import RunStopped, StopSignals, interrupted
+from tome_lightning.watch import (
+    GRACE,
+    Notice,
+    Watch,
+    agent_has_store,
+    because,
+    connect,
+    exit_now,
+    first_of_machine,
+    node,
+    tell,
+    wait_for_parent,
+)
 
 TORCH_DISTRIBUTED = Path(torch.distributed.__file__).parent
 PATIENCE = 20.0  # seconds that processes have to end by themselves
@@ -27,6 +45,7 @@ LOST = re.compile(
     r"|remote process exited|recvValue failed|failed to (recv|send)",
     re.IGNORECASE,
 )
+_watches: list[Watch] = []  # of this process
 COLLECTIVE = re.compile(r"gloo|pair\.cc|NCCL|TCPStore")  # of the backward pass, by way of autograd
 
 
@@ -79,22 +98,36 @@ def _of_a_collective(error: RuntimeError) -> bool:
 class Peers(Callback):
     """Leaves no process behind when another one ends.
 
-    Lightning ends the first process when one that it has started fails. This is the other half: the
-    started ones end with the first, also when that was killed.
+    Each process tells the others why it leaves, and watches for such words and for the end of the process
+    that has started it, see `watch`. Lightning ends the first process when one that it has started fails;
+    those that it has started end with the first, also when that was killed.
+
+    Args:
+        mistake: The user's mistake behind an error, told in one line; None if there is none.
     """
 
-    def __init__(self) -> None:
-        self._watched = False
+    def __init__(self, mistake: Callable[[BaseException], object | None] | None = None) -> None:
+        self.mistake = mistake or (lambda error: None)
+        self.watch: Watch | None = None
+        self._signals: StopSignals | None = None
+        if agent_has_store():  # others may fail before this one has come to its group
+            self._begin()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if started_by_first() and not self._watched:
-            self._watched = True
-            watch = threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True)
-            watch.start()
+        stops = (getattr(one, "signals", None) for one in getattr(trainer, "callbacks", ()))
+        self._signals = next((stop for stop in stops if isinstance(stop, StopSignals)), None)
+        if self.watch is None and (started_by_first() or one_of_several()):
+            self._begin()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.watch is not None:
+            self.watch.end()
+        self.watch = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        self.leave(exception)
         started: list[Any] = getattr(getattr(trainer.strategy, "launcher", None), "procs", [])
         if not started:
             return
@@ -102,13 +135,87 @@ class Peers(Callback):
             end = threading.Thread(target=_end_all, args=(started,), daemon=True)
             end.start()
 
+    def leave(self, error: BaseException) -> None:
+        """Tell the others that this process leaves with an error."""
+        if self.watch is None and one_of_several():
+            self._begin()  # it comes before any set-up
+        if self.watch is None or lost_peer(error):
+            return  # the other one has told
+        code, reason = self._verdict(error)
+        notice = Notice(rank(), node(), code, " ".join(reason.split())[:500])
+        if code == 1:
+            tell_it = partial(traceback.print_exception, error)
+        else:
+            tell_it = partial(complain, reason)
+        self.watch.leave(notice, tell_it)
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    told = f"error: process {rank()} stops: the first process of the run is gone"
-    print(told, file=sys.stderr, flush=True)
-    os._exit(1)  # the main thread may be waiting in a collective that no signal ends
+    def _verdict(self, error: BaseException) -> tuple[int, str]:
+        """What this process will exit with, and why."""
+        if isinstance(error, RunStopped):
+            return error.exit_code, str(error)
+        if interrupted(error):
+            return 128 + signal.SIGINT, "stopped by SIGINT"
+        mistake = self.mistake(error)
+        return (1, f"{type(error).__name__}: {error}") if mistake is None else (2, str(mistake))
+
+    def _begin(self) -> None:
+        attached = started_by_first() or "TORCHELASTIC_RUN_ID" in os.environ
+        store = connect() if one_of_several() else None
+        self.watch = Watch(rank(), store, os.getppid() if attached else 0, self._ask)
+        _watches.append(self.watch)
+
+    def _ask(self, signum: int) -> None:
+        if self._signals is not None and not self._signals.received:
+            self._signals.received = signum
+
+
+def follow(error: BaseException) -> int | None:
+    """Tell why another process has left, if an error says no more than that; returns the exit code."""
+    if not one_of_several() or not lost_peer(error):
+        return None
+    watch = _watches[-1] if _watches else None
+    notice = None if watch is None else watch.last_word()
+    reason = " ".join(str(error).split())[:200]
+    if watch is None or notice is None:
+        word = "which has told why" if watch is None else "without a word"
+        complain(f"process {rank()} stops, because another one is gone, {word} ({reason})")
+        if watch is not None:  # those that wait for this one may not have lost that one
+            watch.leave(
+                Notice(rank(), node(), 1, f"it has lost another one: {reason}"), lambda: None
+            )
+        return 1
+    if first_of_machine():
+        complain(because(rank(), notice))
+    return 0 if notice.signum and started_by_first() else notice.code
+
+
+def leaving(run: Callable[[], int]) -> int:
+    """Run what returns an exit code, and `leave` with it."""
+    try:
+        return leave(run())
+    except Exception:
+        if one_of_several():
+            traceback.print_exc()
+            leave(1)
+        raise
+
+
+def leave(code: int) -> int:
+    """Leave a run of several processes, if it did not end well, without waiting for any of them.
+
+    Lightning's watcher kills the first process within seconds of a failed one's end that it has started:
+    that stays until the first one has left with the cause's code.
+    """
+    told = any(watch.leaving is not None for watch in _watches)
+    if not (code or told) or not one_of_several():
+        return code
+    if not _watches and agent_has_store():
+        tell(connect(), Notice(rank(), node(), code, "it could not start, see there"))
+    if code and started_by_first():
+        wait_for_parent(os.getppid(), GRACE + 4)
+    atexit._run_exitfuncs()
+    exit_now(code)
+    return code
 
 
 def _end_all(processes: list[subprocess.Popen[Any]]) -> None:

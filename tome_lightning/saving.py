@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tome_lightning.agreement import Agreement, to_device
 from tome_lightning.checkpoint_io import write_text
 from tome_lightning.guard import NonFiniteLossError
-from tome_lightning.screen import typed
+from tome_lightning.screen import say, typed
 from tome_lightning.signals import RunStopped, StopSignals
 from tome_lightning.trust import fits
 
@@ -33,7 +34,7 @@ class SaveLast(Callback):
     It is written every so many steps and minutes, before each validation (which may be long), at the
     end of an epoch and of the run; and on SIGTERM, SIGUSR1 (with which SLURM can announce the end of a
     job) or the first Ctrl-C, whereupon the run stops: at the next batch, the same one on all processes.
-    Within an accumulation group the file is of the optimizer step before it, since a group's gradients are
+    Within an accumulation group the file is of the optimizer step before it, as a group's gradients are
     in no file: the run that goes on takes the group's batches again, with the same draws.
 
     The other verbs stop at their next batch as well. A fit that SIGTERM or SIGUSR1 has stopped leaves a
@@ -260,7 +261,8 @@ class SaveLast(Callback):
         stopped = RunStopped(signum)
         said = f"{str(stopped)[:1].upper()}{str(stopped)[1:]}"
         if trainer.state.fn != "fit":
-            rank_zero_info(f"{said} before the end of the data: there are no results")
+            if trainer.is_global_zero:
+                say(said, sys.stderr)
             return stopped
         where = f"{said} at step {trainer.global_step}"
         path = self.path(trainer)

@@ -1,14 +1,22 @@
+import contextlib
 import dataclasses
 import hashlib
 import re
+import shutil
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.multiprocessing as mp
 from timm.models import _builder
 
-from checkpoints import SOURCES, CheckpointError, identify, interpolate_positions, load
+from checkpoints import SOURCES, CheckpointError, identify, interpolate_positions, load, sources
+from checkpoints.queueing import one_at_a_time
+from checkpoints.sources import fetch
 
 NAME = "mae_finetuned_vit_base"
 
@@ -46,6 +54,65 @@ def test_a_failed_download_says_address_place_and_licence(publish, build, own_ca
     assert f"at {own_cache / f'{NAME}.pth'} " in line
     assert "CC-BY-NC-4.0" in line
     assert list(own_cache.iterdir()) == []
+
+
+def _fetch(number: int, origin: Path, told: Path) -> None:
+    def slow_copy(url: str, target: str, progress: bool) -> None:
+        with told.open("a") as file:
+            file.write("download\n")
+        time.sleep(0.3)  # the others ask meanwhile, or find the file
+        shutil.copyfile(origin, target)
+
+    torch.hub.download_url_to_file = slow_copy
+    path = fetch(SOURCES[NAME])
+    with told.open("a") as file:
+        file.write(f"{hashlib.md5(path.read_bytes()).hexdigest()}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_of_four_processes_one_downloads_and_all_have_the_file(publish, own_cache, tmp_path):
+    origin, told = publish(), tmp_path / "told"
+    mp.start_processes(_fetch, (origin, told), nprocs=4, start_method="fork")
+    digest = hashlib.md5(origin.read_bytes()).hexdigest()
+    assert sorted(told.read_text().split()) == sorted(["download", *[digest] * 4])
+    assert [path.name for path in own_cache.iterdir()] == [f"{NAME}.pth"]
+
+
+def test_who_has_waited_for_a_download_that_failed_does_not_try_again(publish, monkeypatch):
+    publish().unlink()
+    with pytest.raises(CheckpointError) as first:
+        fetch(SOURCES[NAME])
+
+    @contextlib.contextmanager
+    def waited(lock):
+        with one_at_a_time(lock) as others:
+            assert not others
+            yield True
+
+    monkeypatch.setattr(sources, "one_at_a_time", waited)
+    tried = []
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *args, **how: tried.append(args))
+    with pytest.raises(CheckpointError) as second:
+        fetch(SOURCES[NAME])
+    assert str(second.value) == str(first.value)
+    assert not tried
+
+
+def test_after_a_failure_the_next_run_tries_again(publish, own_cache):
+    origin = publish()
+    content = origin.read_bytes()
+    origin.unlink()
+    with pytest.raises(CheckpointError):
+        fetch(SOURCES[NAME])
+    origin.write_bytes(content)
+    assert fetch(SOURCES[NAME]) == own_cache / f"{NAME}.pth"
+
+
+def test_without_a_folder_for_locks_each_fetches_by_itself(publish, own_cache):
+    own_cache.parent.mkdir(parents=True)
+    (own_cache.parent / "locks").touch()  # no folder
+    publish()
+    assert fetch(SOURCES[NAME]) == own_cache / f"{NAME}.pth"
 
 
 def test_a_download_with_another_hash_is_not_kept(publish, build, own_cache):

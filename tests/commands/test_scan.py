@@ -6,19 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import LightningDataModule
 from PIL import Image
 
-from datamodules import Kinetics400
+from datamodules import ImageNet, Kinetics400
 from datamodules.clip_reader import Decoding
+from datamodules.filelist import FileList
 from datamodules.video_check import VideoCheck
 from tome_lightning.__main__ import main
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands import scan as verb
+from tome_lightning.commands import scanning
+from tome_lightning.commands.file_checks import Job, Outcome
+from tome_lightning.commands.manifest import Manifest
+from tome_lightning.commands.record import Record
 from tome_lightning.commands.scan import scan
 
 from ..datamodules.videos import write_clip, write_sound
@@ -67,6 +74,9 @@ def run(tmp_path, monkeypatch, capfd):
         return code, *capfd.readouterr()
 
     return call
+
+
+GOOD = {"frames": 60, "fps": 30.0, "height": 256, "width": 340}
 
 
 def recipe(path, **init_args):
@@ -323,14 +333,80 @@ def test_what_is_needed_is_said(run, tree):
     assert (code, "error: scan needs --out FILE" in err) == (2, True)
 
 
-def test_images_are_refused(run, tmp_path):
+@pytest.mark.parametrize("quick", [False, True])
+def test_broken_pictures_are_listed_and_then_left_out(run, tmp_path, quick):
+    root = tmp_path / "data"
     for split in ("train", "val"):
         for name in ("ant", "bee"):
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "x.png")
-    code, _, err = run("--recipe", "imagenet_vitb", "--data.root", tmp_path, "--out", "scan.json")
-    assert code == 2
-    assert "error: scan reads videos and sounds; ImageNet" in err
+            (root / split / name).mkdir(parents=True)
+            Image.effect_noise((80, 60), 90).save(root / split / name / "x.png")
+            Image.effect_noise((80, 60), 90).save(root / split / name / "y.jpg")
+    whole = (root / "val/bee/y.jpg").read_bytes()
+    (root / "train/ant/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "train/bee/empty.png").touch()
+    (root / "val/bee/page.jpeg").write_text("<html>404</html>")
+    words = ["--recipe", "imagenet_vitb", "--data.root", root, "--data.num_workers", 0]
+    code, out, err = run(*words, "--out", "bad.json", "--workers", 1, *["--quick"][: int(quick)])
+    assert code == 0, err
+    content = json.loads(Path("bad.json").read_text())
+    broken = ["train/ant/cut.jpg", "train/bee/empty.png", "val/bee/page.jpeg"]
+    assert (names(content), content["files"]) == (broken, 11)
+    assert (content["formats"], content["modes"]) == ({"JPEG": 4, "PNG": 4}, {"L": 8})
+    assert content["width"] == {"min": 80, "median": 80, "max": 80}
+    assert content["counts"]["val"]["per_class"] == {"ant": 2, "bee": 2}
+    assert "--data.exclude bad.json" in out
+
+    data = ImageNet(str(root), num_workers=0, exclude="bad.json")
+    data.setup("fit")
+    kept = {data.files(split).path(i) for split in ("train", "val") for i in range(4)}
+    assert [len(data.samples(split)) for split in ("train", "val")] == [4, 4]
+    assert not kept & set(broken)
+
+
+def test_classes_are_not_asked_for_before_the_files_are_made(stub, tmp_path):
+    """Those of the quickstarts are the folders that `prepare_data` makes."""
+    data = stub(train=["a"])
+
+    class Late(type(data)):
+        @property
+        def class_names(self):
+            assert Path(self.root, "prepared").exists()
+            return ["ant", "bee"]
+
+        @class_names.setter
+        def class_names(self, names):
+            pass
+
+    content = scan(
+        Late(data.root, data.lists), tmp_path / "x.json", ["train"], workers=0, progress=False
+    )
+    assert content["counts"]["train"]["per_class"] == {"ant": 1, "bee": 0}
+
+
+def test_a_good_file_takes_a_few_bytes(tmp_path, monkeypatch):
+    """Outcomes as objects took 1.2 GB a million files; of good files only numbers are kept."""
+
+    def check_all(job, tasks, workers):
+        yield from (Outcome(task.path, 100, 5, None, dict(GOOD)) for task in tasks)
+
+    monkeypatch.setattr(scanning, "check_all", check_all)
+    peaks = []
+    for count in (500, 1500):
+        manifest = Manifest({"train": FileList(map(str, range(count)), [0] * count)})
+        record = Record(tmp_path / str(count), {})
+        tracemalloc.start()
+        tally = scanning._walk(Job("", None), manifest, record, 1, False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        record.close()
+        assert len(tally.facts) == tally.files == count
+        assert manifest.good("train").all()
+    assert (peaks[1] - peaks[0]) / 1000 < 90  # bytes; 960 before
+
+
+def test_other_data_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="pictures, videos and sounds; LightningDataModule has"):
+        scan(LightningDataModule(), tmp_path / "x.json", ["val"], workers=0)
 
 
 def test_an_interrupt_ends_the_verb_with_130(run, tree, monkeypatch):

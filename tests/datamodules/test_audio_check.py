@@ -10,6 +10,7 @@ import torch
 from datamodules.audio import AudioReader
 from datamodules.audio_check import AudioCheck
 from datamodules.audio_transforms import centre
+from datamodules.facts import FactTable
 from datamodules.features import FrontEnd
 
 soundfile = pytest.importorskip("soundfile")
@@ -31,7 +32,7 @@ def files(tmp_path):
 
 
 def test_mean_and_std_are_those_of_all_cells_the_model_is_given(files):
-    content = CHECK.summary([CHECK(path) for path in files])
+    content = CHECK.summary(FactTable(map(CHECK, files)))
     cells = torch.stack([FRONT.log_mel(centre(CHECK.reader(path))) for path in files]).double()
     found = content["features"]
     assert found["mean"] == pytest.approx(float(cells.mean()), abs=1e-5)
@@ -44,7 +45,7 @@ def test_mean_and_std_are_those_of_all_cells_the_model_is_given(files):
 
 
 def test_the_recipe_s_own_constants_are_no_warning(files):
-    facts = [CHECK(path) for path in files]
+    facts = FactTable(map(CHECK, files))
     found = CHECK.summary(facts)["features"]
     own = replace(CHECK, front_end=replace(FRONT, mean=found["mean"], std=found["std"]))
     assert not any("warning" in line for line in own.tell(own.summary(facts)))
@@ -55,14 +56,14 @@ def test_the_recipe_s_own_constants_are_no_warning(files):
 def test_a_quick_check_reads_headers_only(files, monkeypatch):
     quick = replace(CHECK, quick=True)
     monkeypatch.setattr("datamodules.audio.read_waveform", None)
-    content = quick.summary([quick(path) for path in files])
+    content = quick.summary(FactTable(map(quick, files)))
     assert content["features"] is None
     assert "16000 Hz (2), 44100 Hz (1)" in quick.tell(content)[0]
     assert quick.settings != CHECK.settings
 
 
 def test_no_good_file_leaves_nothing_to_tell():
-    assert CHECK.tell(CHECK.summary([])) == []
+    assert CHECK.tell(CHECK.summary(FactTable())) == []
 
 
 def test_a_broken_file_raises(tmp_path):

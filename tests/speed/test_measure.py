@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import _cur_sdpa_kernel_backends
 
 import tome_lightning.speed.measure as measuring
 from tome_lightning.inputs import Image
@@ -14,7 +16,9 @@ from tome_lightning.speed.case import Case, from_recipe, from_timm, parse_r
 from tome_lightning.speed.measure import measure
 from tome_lightning.speed.rows import Settings
 from tome_lightning.tasks import MultiLabel
-from tome_lightning.tome import PlanError
+from tome_lightning.tome import PlanError, patch, recompute
+from tome_lightning.tome import model as tome_model
+from tome_lightning.tome.attention import KERNELS, chosen_kernels
 
 CPU = torch.device("cpu")
 READ = Image(size=32, patch=4)
@@ -57,6 +61,30 @@ def test_rows_are_given_as_they_come_and_with_each_round():
     assert seen[-1] == last
     assert all(rows[-1].peak_mem_mib is not None for rows in seen)
     assert seen[2][-1].speedup is not None
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_dense_and_merged_run_on_the_same_chosen_kernels(mode, monkeypatch):
+    """Also what they recompute in the backward pass."""
+    for module in (measuring, tome_model, recompute):  # as on CUDA
+        monkeypatch.setattr(
+            module, "chosen_kernels", lambda _: chosen_kernels(torch.device("cuda"))
+        )
+    seen = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(*args, **kwargs):
+        seen.append(_cur_sdpa_kernel_backends(with_priority=True) == KERNELS)
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    stepper = measuring._Stepper(_case(), settings := _settings(mode), batch=2)
+    vit = stepper.vit.train(settings.training)
+    vit.set_grad_checkpointing(settings.training)
+    for model in (vit, patch(vit, r=4)):
+        seen.clear()
+        stepper.step(model)()
+        assert seen == [True] * 4 * (2 if settings.training else 1)
 
 
 def test_weights_do_not_change_while_they_are_trained():

@@ -55,6 +55,11 @@ def test_operators_have_one_word_each(name, word):
     assert attention_of(["aten::mm", name]) == word
 
 
+def test_all_attention_that_ran_is_told_the_most_frequent_first():
+    flash, efficient = (f"aten::_scaled_dot_product_{n}_attention" for n in ("flash", "efficient"))
+    assert attention_of([efficient, flash, "aten::mm", flash]) == "flash+efficient"
+
+
 def test_the_kernel_of_most_blocks_is_told():
     names = ["gemm", "flash_fwd_kernel<a>", "flash_fwd_kernel<a>", "fmha_cutlassF", "gemm", "gemm"]
     assert attention_kernel(names) == "flash_fwd_kernel<a>"

@@ -45,6 +45,13 @@ def test_the_table_has_a_row_each_in_100_columns(rows):
     assert lines[8] == "r=2: 2.00x of at most 2.50x (80% realised)"
 
 
+def test_the_attention_that_ran_is_told_of_dense_and_merged(rows):
+    assert "attention dense flash, merged flash" in tell(rows)[1]
+    dense, one, other, *_ = rows
+    mixed = [dense, one, replace(other, attention="flash+efficient")]
+    assert "attention dense flash, merged flash or flash+efficient" in tell(mixed)[1]
+
+
 def test_slower_than_dense_is_said_with_a_reason(rows):
     (line,) = [
         line

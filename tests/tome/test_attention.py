@@ -7,6 +7,7 @@ from timm.layers import Attention
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tome_lightning.speed.profiling import profile_step
 from tome_lightning.tome import attention, patch, recompute
 from tome_lightning.tome import model as model_module
 from tome_lightning.tome.attention import (
@@ -303,3 +304,22 @@ def test_a_norm_may_give_queries_and_keys_another_dtype():
     with torch.autocast("cpu", torch.bfloat16):
         out, _ = attend(attn, torch.randn(1, 4, 16), torch.full((1, 4, 1), 2.0), "channels")
     assert out.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("r", "prop_attn"), [(0, False), (3, False), (3, True)])
+def test_on_cuda_dense_and_merged_run_flash_attention(r, prop_attn, compiled):
+    vit = tiny_vit(embed_dim=128, num_heads=2)
+    model, x = patch(vit, r=r, prop_attn=prop_attn).cuda(), images().cuda()
+    run = torch.compile(model, fullgraph=True, dynamic=False) if compiled else model
+
+    @torch.no_grad()
+    def step():
+        with torch.autocast("cuda", torch.bfloat16):
+            run(x)
+
+    step()
+    assert profile_step(step, x.device).attention == "flash"
+    with sdpa_kernel(SDPBackend.MATH):
+        assert profile_step(lambda: model.float()(x), x.device).attention == "math"

@@ -1,4 +1,4 @@
-"""Many files checked side by side, by processes that may crash, and a record to go on from.
+"""Many files checked side by side, by processes that may crash.
 
 Each process has one file at a time and a pipe of its own, so that a crash tells which file it was
 and stops no other. Nothing heavy is imported here: every process imports this module.
@@ -7,7 +7,6 @@ and stops no other. Nothing heavy is imported here: every process imports this m
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tome_lightning.arguments import UsageError
@@ -213,65 +211,6 @@ def serve(pipe: Connection) -> None:
         while True:
             pipe.send(check_one(job, pipe.recv()))
     os._exit(0)  # a hung thread would keep the process
-
-
-class Record:
-    """Outcomes on disk as they come, one JSON line each, for a scan to go on after a stop.
-
-    Args:
-        path: The file; made, with its folder, if it is not there.
-        settings: What the outcomes depend on besides the files. Only outcomes under the same
-            settings are known; the others stay in the file.
-
-    Attributes:
-        known: Earlier outcomes by path, the latest of each, without reads that took too long.
-
-    Raises:
-        UsageError: The file cannot be written.
-    """
-
-    def __init__(self, path: Path, settings: Mapping[str, str | bool | None]) -> None:
-        self.path = path
-        self.known: dict[str, Outcome] = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+", encoding="utf-8", errors="replace")
-            self._read(settings)
-            if self._file.tell():
-                self._file.write("\n")  # the last line may be half a one
-        except OSError as error:
-            raise UsageError(
-                f"--out cannot be written: {path}: {error.strerror or error}. Name a file in a "
-                "folder of yours."
-            ) from error
-        self._write({"settings": settings})
-
-    def add(self, outcome: Outcome) -> None:
-        """Keep one outcome."""
-        self._write(outcome._asdict())
-
-    def close(self) -> None:
-        """Close the file; it stays for the next scan."""
-        self._file.close()
-
-    def _read(self, settings: Mapping[str, str | bool | None]) -> None:
-        same = False
-        self._file.seek(0)
-        for line in self._file:
-            try:
-                row = json.loads(line)
-                if "settings" in row:
-                    same = row["settings"] == settings
-                elif same and not row["hung"]:
-                    outcome = Outcome(**row)
-                    self.known[outcome.path] = outcome
-            # half a line, where the scan was stopped in writing it
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue
-
-    def _write(self, row: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
 
 
 def _stamp(path: str) -> tuple[int | None, int | None]:

@@ -94,7 +94,7 @@ def _parser() -> Any:
 
     parser = LightningArgumentParser(
         prog="python -m tome_lightning scan",
-        description="Find the files of a video or audio data set that cannot be read; sum up the rest.",
+        description="Find the files of a data set that cannot be read; sum up the rest.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -113,7 +113,9 @@ def _parser() -> Any:
     )
     parser.add_argument("--splits", type=str, default=",".join(SPLITS), help="What to scan.")
     parser.add_argument(
-        "--quick", action="store_true", help="Some frames of each video, the header of each sound."
+        "--quick",
+        action="store_true",
+        help="Some frames of each video, the header of each sound, header and end of each picture.",
     )
     parser.add_argument(
         "--workers",

@@ -8,16 +8,17 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy as np
 from tqdm import tqdm
 
 from tome_lightning import __version__
 from tome_lightning.arguments import UsageError, nearest
-from tome_lightning.commands.file_checks import Job, Outcome, Record, Task, check_all
+from tome_lightning.commands.file_checks import Job, Outcome, Task, check_all
+from tome_lightning.commands.manifest import BAD, GOOD, Manifest
+from tome_lightning.commands.record import Record
 from tome_lightning.screen import say
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from datamodules.filelist import LabelledFiles
 
 SPLITS = ("train", "val", "test")
+CALLED = ("prepare_data", "files", "missing", "file_check")  # of a data module
 
 
-@runtime_checkable
 class Scannable(Protocol):
     """A data module that can be scanned.
 
@@ -69,14 +70,15 @@ def scan(
 
     A file that several splits have is checked once. What is found is kept in `out.partial` as it
     comes: the same scan started again, or with other splits, checks only what is not there or has
-    changed its size or time. A script calls this under `if __name__ == "__main__":`, because the
-    processes import it.
+    changed its size or time. Of good files only numbers are in memory. A script calls this under
+    `if __name__ == "__main__":`, because the processes import it.
 
     Args:
         data: A data module with `files` and `file_check`, without an exclude list; see `Scannable`.
         out: JSON file, written when everything is checked; one that is there is replaced.
         splits: Any of train, val and test.
-        quick: Decode some frames of each video, or the header of a sound file, instead of all.
+        quick: Decode some frames of each video, the header of a sound file, header and end of a picture,
+            instead of all.
         workers: Processes, by default one for each core. 0 checks in this process: for debugging,
             since a decoder that crashes then ends it.
         progress: Show a bar.
@@ -99,14 +101,14 @@ def scan(
     data = _checked(data, splits, workers, out)
     data.prepare_data()
     lists = {split: data.files(split) for split in dict.fromkeys(splits)}
-    paths = list(dict.fromkeys(path for files in lists.values() for path in _paths(files)))
+    manifest = Manifest(lists)
     check = data.file_check(quick)
     job = Job(data.root, check)
     settings = {"root": os.path.abspath(data.root), **check.settings}
-    workers = min(_cores() if workers is None else workers, len(paths))
+    workers = min(_cores() if workers is None else workers, len(manifest))
     record = Record(_beside(out, "partial"), settings)
     try:
-        outcomes = _walk(job, paths, record, workers, progress)
+        tally = _walk(job, manifest, record, workers, progress)
     finally:
         record.close()
     content = {
@@ -115,11 +117,14 @@ def scan(
         **settings,
         "splits": list(lists),
         "manifest_hash": _hash(lists),
-        **_summary(check, outcomes),
+        "files": len(manifest),
+        "bytes": tally.bytes,
+        **check.summary(tally.facts),
+        "bad": [{"path": path, "reason": reason} for path, reason in sorted(tally.bad)],
         "missing": [
             {"split": split, "path": path} for split in lists for path in data.missing(split)
         ],
-        "counts": _counts(data, lists, outcomes),
+        "counts": _counts(data, lists, manifest),
     }
     _beside(out, "tmp").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     _beside(out, "tmp").replace(out)
@@ -137,65 +142,82 @@ def _checked(data: object, splits: Sequence[str], workers: int | None, out: Path
         )
     if workers is not None and workers < 0:
         raise UsageError(f"workers is 1 or more, or 0 for this process alone; got {workers}.")
-    if not isinstance(data, Scannable):
+    # not isinstance: that reads `class_names`, which may be of files that are yet to be made
+    if not all(callable(getattr(type(data), name, None)) for name in CALLED):
         raise UsageError(
-            f"scan reads videos and sounds; {type(data).__name__} has other files. Those that cannot be "
-            "read are replaced, counted and named in training."
+            f"scan reads pictures, videos and sounds; {type(data).__name__} has other files. Those that "
+            "cannot be read are replaced, counted and named in training."
         )
-    if data.exclude is not None:
-        raise UsageError(f"scan opens every file, got data without those of {data.exclude}.")
+    scannable: Any = data
+    if scannable.exclude is not None:
+        raise UsageError(f"scan opens every file, got data without those of {scannable.exclude}.")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder. Name a file in it, e.g. {out / 'scan.json'}")
-    return data
+    return cast(Scannable, data)
 
 
-def _walk(
-    job: Job, paths: list[str], record: Record, workers: int, progress: bool
-) -> dict[str, Outcome]:
-    """The outcome of each path; Ctrl-C says how to go on."""
-    outcomes: dict[str, Outcome] = {}
-    bad = 0
-    tasks = (Task(path, record.known.get(path)) for path in paths)
+class _Tally:
+    """What a scan has found so far: of good files their facts in columns, of bad ones path and reason."""
+
+    def __init__(self) -> None:
+        from datamodules.facts import FactTable
+
+        self.facts = FactTable()
+        self.bad: list[tuple[str, str]] = []
+        self.bytes = 0
+        self.files = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one file."""
+        self.files += 1
+        self.bytes += outcome.size or 0
+        if outcome.reason is None:
+            self.facts.add(outcome.facts)
+        else:
+            self.bad.append((outcome.path, outcome.reason))
+
+
+def _walk(job: Job, manifest: Manifest, record: Record, workers: int, progress: bool) -> _Tally:
+    """Check each file; Ctrl-C says how to go on."""
+    tally = _Tally()
+    flying: dict[str, tuple[int, Outcome | None]] = {}  # number and what is known, of a few files
+
+    def tasks() -> Iterator[Task]:
+        for number, path in enumerate(manifest):
+            known = record.known(path)
+            flying[path] = number, known
+            yield Task(path, known)
+
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file takes no more
     bar = tqdm(
-        total=len(paths), desc="scan", unit="file", mininterval=interval, disable=not progress
+        total=len(manifest), desc="scan", unit="file", mininterval=interval, disable=not progress
     )
     try:
-        with bar, contextlib.closing(check_all(job, tasks, workers)) as found:
+        with bar, contextlib.closing(check_all(job, tasks(), workers)) as found:
             for outcome in found:
-                if outcome != record.known.get(outcome.path):
+                number, known = flying.pop(outcome.path)
+                if outcome != known:
                     record.add(outcome)
-                outcomes[outcome.path] = outcome
-                bad += outcome.reason is not None
-                bar.set_postfix(bad=bad, refresh=False)
+                tally.add(outcome)
+                manifest.state[number] = GOOD if outcome.reason is None else BAD
+                bar.set_postfix(bad=len(tally.bad), refresh=False)
                 bar.update()
     except KeyboardInterrupt:
         say(
-            f"interrupted: {len(outcomes)} of {len(paths)} files are checked and kept in "
+            f"interrupted: {tally.files} of {len(manifest)} files are checked and kept in "
             f"{record.path}; the same command goes on from there",
             sys.stderr,
         )
         raise
-    return outcomes
-
-
-def _summary(check: FileCheck, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    good = [outcome.facts for outcome in outcomes.values() if outcome.reason is None]
-    bad = sorted((path, o.reason) for path, o in outcomes.items() if o.reason is not None)
-    return {
-        "files": len(outcomes),
-        "bytes": sum(outcome.size or 0 for outcome in outcomes.values()),
-        **check.summary(good),
-        "bad": [{"path": path, "reason": reason} for path, reason in bad],
-    }
+    return tally
 
 
 def _counts(
-    data: Scannable, lists: Mapping[str, LabelledFiles], outcomes: Mapping[str, Outcome]
+    data: Scannable, lists: Mapping[str, LabelledFiles], manifest: Manifest
 ) -> dict[str, Any]:
     counts, names = {}, data.class_names
     for split, files in lists.items():
-        good = np.array([outcomes[path].reason is None for path in _paths(files)])  # [N]
+        good = manifest.good(split)  # [N]
         of_class = files.class_counts(len(names), good).tolist()
         per_class = dict(zip(_distinct(names), of_class, strict=True))
         counts[split] = {
@@ -218,10 +240,6 @@ def _hash(lists: Mapping[str, LabelledFiles]) -> str:
     """Sixteen hexadecimal digits that name the lists scanned: files, order, labels, splits."""
     digests = "".join(f"{split} {files.digest()}\n" for split, files in sorted(lists.items()))
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
-
-
-def _paths(files: LabelledFiles) -> Iterable[str]:
-    return (files[row][0] for row in range(len(files)))
 
 
 def _beside(out: Path, suffix: str) -> Path:

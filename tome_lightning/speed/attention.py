@@ -1,30 +1,40 @@
 """Time the ways of proportional attention: ``python -m tome_lightning.speed.attention``.
 
 none: sizes do not count. mask: ``log(size)`` as an additive mask. channels: ``log(size)`` in spare
-channels of the keys. flex: FlexAttention, compiled. One row a way, all on the same tensors, in turn.
+channels of the keys. Each on the kernel that models run it on, which is named, and on CUDA also on cuDNN
+(+cudnn), which models leave out. flex: FlexAttention, compiled. One row a way, all on the same tensors,
+in turn; the first call of all is timed apart: it is what each new number of tokens costs once.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tome_lightning.speed.timing import interleaved
+from tome_lightning.speed.profiling import profile_step
+from tome_lightning.speed.timing import interleaved, synchronize
 from tome_lightning.tome.attention import chosen_kernels, size_channels
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
+HEAD = (
+    f"{'tokens':>6}  {'way':<15}{'kernel':<10}{'first ms':>9}{'forward ms':>11}"
+    f"{'with backward':>14}{'error':>10}"
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def none(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v)
+    with chosen_kernels(q.device):
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 def mask(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
@@ -36,7 +46,18 @@ def mask(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
 def channels(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
     d = q.shape[-1]
     wide = size_channels(q, k, v, size)
-    return F.scaled_dot_product_attention(*wide, scale=1 / math.sqrt(d))[..., :d]
+    with chosen_kernels(q.device):
+        return F.scaled_dot_product_attention(*wide, scale=1 / math.sqrt(d))[..., :d]
+
+
+def on_cudnn(way: Way) -> Way:
+    """The same on cuDNN's kernel, which raises where it has none."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return way(q, k, v, size)
+
+    return attend
 
 
 def flex() -> Way:
@@ -60,7 +81,11 @@ def flex() -> Way:
 def ways(device: torch.device) -> dict[str, Way]:
     """What can be measured on a device."""
     found: dict[str, Way] = {"none": none, "mask": mask, "channels": channels}
-    return found | ({"flex": flex()} if device.type == "cuda" else {})
+    if device.type != "cuda":
+        return found
+    return (
+        found | {f"{name}+cudnn": on_cudnn(way) for name, way in found.items()} | {"flex": flex()}
+    )
 
 
 def inputs(
@@ -101,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as reason:
         parser.error(f"--device {options.device} cannot be used: {reason}")
-    print(f"{'tokens':>6}  {'way':<9}{'forward ms':>11}{'with backward':>14}{'error':>10}")
+    print(HEAD)
     for tokens in options.tokens:
         shape = options.batch, options.heads, tokens, options.head_dim
         for line in _rows(inputs(*shape, DTYPES[options.dtype], device), options.rounds):
@@ -119,15 +144,31 @@ def _rows(tensors: tuple[Tensor, Tensor, Tensor, Tensor], rounds: int) -> list[s
     def both(way: Way) -> Callable[[], object]:
         return lambda: torch.autograd.grad(way(*tensors), tensors[:3], grad)
 
-    steps = [make(way) for make in (forward, both) for way in found.values()]
-    for step in steps:  # compiles, and warms up
-        step()
-    times = interleaved(steps, device, rounds)
-    return [
-        f"{name:<9}{times[i].ms:>11.2f}{times[i + len(found)].ms:>14.2f}"
-        f"{'' if name == 'none' else format(error(way, *tensors), '.1e'):>10}"
-        for i, (name, way) in enumerate(found.items())
-    ]
+    lines = {}
+    for name, way in list(found.items()):  # compiles, plans, and warms up
+        try:
+            first = _first_ms(both(way), device)
+            kernel = profile_step(forward(way), device).attention
+        except RuntimeError as reason:
+            lines[name] = f"{name:<15}{' '.join(str(reason).split())[:60]}"
+            del found[name]
+        else:
+            lines[name] = f"{name:<15}{kernel:<10}{first:>9.2f}"
+    times = interleaved(
+        [make(way) for make in (forward, both) for way in found.values()], device, rounds
+    )
+    for i, (name, way) in enumerate(found.items()):
+        wrong = "" if name.startswith("none") else format(error(way, *tensors), ".1e")
+        lines[name] += f"{times[i].ms:>11.2f}{times[i + len(found)].ms:>14.2f}{wrong:>10}"
+    return list(lines.values())
+
+
+def _first_ms(step: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    synchronize(device)
+    return 1000 * (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

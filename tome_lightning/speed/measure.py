@@ -17,6 +17,7 @@ from tome_lightning.speed.profiling import StepProfile, profile_step
 from tome_lightning.speed.rows import Row, Settings, device_name
 from tome_lightning.speed.timing import Times, host_time, interleaved, time_unit
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
+from tome_lightning.tome.attention import chosen_kernels
 
 
 def measure(
@@ -123,11 +124,10 @@ class _Stepper:
         )
 
     def step(self, model: nn.Module) -> Callable[[], None]:
+        run: Any = model if isinstance(model, ToMeViT) else _on_chosen_kernels(model)
         if self.settings.compile:
             # dynamic=False: each variant has its own shapes, and one graph
-            run: Any = torch.compile(model, fullgraph=True, dynamic=False)
-        else:
-            run = model
+            run = torch.compile(run, fullgraph=True, dynamic=False)
         return lambda: self._train(run) if self.settings.training else self._forward(run)
 
     def _autocast(self) -> torch.autocast:
@@ -143,7 +143,8 @@ class _Stepper:
         with self._autocast():
             loss = self.task.loss(model(self.x), self.y)
         self.optimizer.zero_grad()  # after the forward pass, as Lightning: memory counts both
-        self.scaler.scale(loss).backward()
+        with chosen_kernels(self.x.device):  # of what the dense model recomputes
+            self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -185,6 +186,17 @@ class _Stepper:
 
     def batch_bytes(self) -> int:
         return _bytes((self.x, self.y))
+
+
+def _on_chosen_kernels(vit: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The dense model on the attention kernels that the merging one runs on."""
+
+    def run(x: Tensor) -> Tensor:
+        with chosen_kernels(x.device):
+            out: Tensor = vit(x)
+        return out
+
+    return run
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -27,7 +27,7 @@ class StepProfile(NamedTuple):
 
     Attributes:
         peak_bytes: The most that was allocated at once beyond what was there before the step.
-        attention: flash, efficient, cudnn, math or unknown.
+        attention: flash, efficient, cudnn, math or unknown; of several the most frequent first.
         kernel: Name of the CUDA kernel that ran it; ``None`` elsewhere.
         device_ms: Milliseconds that its kernels and copies took on a CUDA device; ``None`` elsewhere.
     """
@@ -84,14 +84,14 @@ def busy_ms(kernels: Iterable[Any]) -> float:
 
 
 def attention_of(names: Iterable[str]) -> str:
-    """One word for the attention that most operators of these names are, else unknown."""
+    """A word for each attention among operators of these names, the most frequent first, else unknown."""
     seen = Counter(
         word
         for name in names
         for part, word in ATTENTION_OPS.items()
         if part in name and "backward" not in name
     )
-    return seen.most_common(1)[0][0] if seen else "unknown"
+    return "+".join(word for word, _ in seen.most_common()) or "unknown"
 
 
 def attention_kernel(kernels: Iterable[str]) -> str | None:

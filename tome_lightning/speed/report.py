@@ -32,12 +32,15 @@ def tell(rows: Sequence[Row]) -> list[str]:
     lines: list[str] = []
     for _, group in groupby(rows, key=lambda row: row.batch):
         block = list(group)
-        lines += ["", *header(block[0]), *table(block), *verdicts(block)]
+        lines += ["", *header(block), *table(block), *verdicts(block)]
     return lines[1:]
 
 
-def header(row: Row) -> list[str]:
-    """What the dense row is of: model and how it runs, then the machine."""
+def header(rows: Sequence[Row]) -> list[str]:
+    """What the rows are of: model and how it runs, then the machine and the attention that ran."""
+    row = rows[0]
+    merged = dict.fromkeys(row.attention for row in rows[1:] if row.error is None)
+    attention = f"attention dense {row.attention}, merged {' or '.join(merged) or 'unknown'}"
     size = f"{row.frames} frames, " if row.frames else ""
     traits = [
         f"{row.model} ({size}{row.img_size}), {row.tokens_in} tokens, {row.mode}, {row.dtype}",
@@ -47,7 +50,7 @@ def header(row: Row) -> list[str]:
         *(["checkpointing"] if row.checkpointing else []),
     ]
     rounds = f", median of {row.rounds} rounds" if row.rounds else ""
-    machine = f"{row.device_name}; torch {row.torch}; dense attention {row.attention}{rounds}"
+    machine = f"{row.device_name}; torch {row.torch}; {attention}{rounds}"
     return [", ".join(traits), machine]
 
 
@@ -75,9 +78,6 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         lines += _mac_trouble(row)
     lines += _launch_bound(rows)
     lines += _noise(rows)
-    if rows[0].error is None:
-        others = {row.attention for row in rows[1:] if row.error is None} - {rows[0].attention}
-        lines += [f"attention of the merged model: {word}" for word in sorted(others)]
     return lines
 
 

@@ -58,7 +58,7 @@ class Row:
         token_ratio: Merged / dense, mean over blocks of the tokens that enter and leave them.
         peak_mem_mib: Weights, gradients, optimizer state and activations at their most.
         activation_mem_mib: The same less weights, gradients and optimizer state.
-        attention: flash, efficient, cudnn, math or unknown.
+        attention: flash, efficient, cudnn, math or unknown; of several the most frequent first.
         kernel: The CUDA kernel's name.
         host_ms: What the host needs to launch a step on an idle GPU; None on a CPU, and where a step
             waits for the GPU by itself (training in float16).
