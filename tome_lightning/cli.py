@@ -73,7 +73,7 @@ from tome_lightning.same_data import SharedDataError
 from tome_lightning.saving import SaveLast, SavingError
 from tome_lightning.screen import complain, say, silence
 from tome_lightning.signals import RunStopped, interrupted, stop_asked
-from tome_lightning.strategy import check_strategy, keep_gradients_once
+from tome_lightning.strategy import check_strategy, spare_ddp
 from tome_lightning.tasks import Task, TaskError
 from tome_lightning.telling import complain_once
 from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
@@ -337,7 +337,7 @@ class ToMeCLI(LightningCLI):
                 ) from error
             raise UsageError(f"Lightning refuses these trainer options: {error}") from error
         check_launch(trainer)
-        keep_gradients_once(trainer.strategy)
+        spare_ddp(trainer.strategy, self.model)
         if self.subcommand == "fit":
             check_monitors(trainer, callbacks, self.model)
         return trainer
