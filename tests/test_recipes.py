@@ -120,6 +120,26 @@ def test_image_recipes_reach_mae_s_learning_rate_on_eight_gpus(name, capsys):
     assert re.search(rf"= {peak:.1e}".replace("e-03", "e-3"), recipes.path(name).read_text())
 
 
+@pytest.mark.parametrize("name", [name for name in PROMISED if "h100" in recipes.header(name)])
+def test_batches_of_an_h100_make_the_recipe_s_own_step_on_so_many(name, capsys):
+    """Header and README say the same; where the step is large enough it is not accumulated."""
+    config, told = resolve(name, capsys), recipes.header(name)["h100"]
+    repeats, wanted = (
+        config["data"]["init_args"].get("repeat_aug", 1),
+        config["model"]["effective_batch"],
+    )
+    first, gpus = re.search(r"--data.batch_size (\d+) on (\d+) GPUs", told).groups()
+    rows = [(first, gpus), *re.findall(r", (\d+) on (\d+)", told)]
+    assert config["data"]["init_args"]["batch_size"] <= int(first)
+    for batch, processes in rows:
+        one = int(batch) * repeats * int(processes)
+        assert wanted % one == 0, told
+        assert wanted == one or processes != gpus
+    readme = (recipes.path(name).parent / "README.md").read_text()
+    cells = ", ".join(f"{batch} on {processes}" for batch, processes in rows)
+    assert re.search(rf"\| `{name}`.*\| {cells} \|", readme)
+
+
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("imagenet")])
 def test_image_recipes_have_mae_s_parameter_counts(name, capsys):
     published = {"b": 86_567_656, "l": 304_326_632, "h": 632_045_800}[name[-1]]

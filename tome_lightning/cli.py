@@ -74,7 +74,7 @@ from tome_lightning.trainer.peers import Peers, follow, leaving, rank, started_b
 from tome_lightning.trainer.same_data import SharedDataError
 from tome_lightning.trainer.saving import SaveLast, SavingError
 from tome_lightning.trainer.signals import RunStopped, interrupted, stop_asked
-from tome_lightning.trainer.strategy import check_strategy, keep_gradients_once
+from tome_lightning.trainer.strategy import check_strategy, spare_ddp
 from tome_lightning.trainer.telling import complain_once
 from tome_lightning.trust import imports_of
 from tome_lightning.version import __version__
@@ -337,7 +337,7 @@ class ToMeCLI(LightningCLI):
                 ) from error
             raise UsageError(f"Lightning refuses these trainer options: {error}") from error
         check_launch(trainer)
-        keep_gradients_once(trainer.strategy)
+        spare_ddp(trainer.strategy, self.model)
         if self.subcommand == "fit":
             check_monitors(trainer, callbacks, self.model)
         return trainer

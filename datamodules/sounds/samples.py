@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.samples import Key, Samples, seeded
+from datamodules.samples import Key, Samples, seeded, torch_seeded
 from datamodules.sounds.features import FrontEnd
 from datamodules.sounds.tagged import TaggedList
 from datamodules.sounds.transforms import (
@@ -96,6 +96,6 @@ class AudioSamples(Samples):
             return self.transform(mixed), mix_targets(target, self.files.target(used), lam)
 
     def _partner(self, key: Key) -> int | None:
-        with seeded(*key, *CHOICE):
+        with torch_seeded(*key, *CHOICE):
             mixes = float(torch.rand(())) < self.mixup
             return int(torch.randint(len(self), ())) if mixes else None

@@ -94,9 +94,7 @@ def week(folder: Path, long: bool = False) -> Week:
     this.fit("--resume=auto --trainer.max_epochs=3 --save.top_k=3")
     # Wednesday: averages, a patient end, and a job that is stopped and starts again by the same command
     job = "--resume=auto --trainer.max_epochs=5 --save.top_k=3"
-    stops = (
-        f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={3 * BATCHES + 2}"
-    )
+    stops = f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={3 * BATCHES + 2}"
     this.fit(job, PATIENT, stops, code=128 + signal.SIGUSR1)
     this.fit(job, PATIENT, stops)
     this.fit(job, PATIENT, stops)  # there is nothing left to do, which is no error
@@ -105,7 +103,9 @@ def week(folder: Path, long: bool = False) -> Week:
     this.fit("--resume=auto --trainer.max_epochs=7 --save.top_k=3", half, PATIENT, stops)
     # Friday: averages in a run of their own, requeued as well; photos that nobody has labelled
     averaged = f"--resume=auto --run_dir=averaged --trainer.max_epochs=2 {AVERAGES}"
-    stops = f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={BATCHES + 2}"
+    stops = (
+        f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={BATCHES + 2}"
+    )
     this.fit(averaged, stops, code=128 + signal.SIGUSR1)
     this.fit(averaged, stops)
     this.command(f"predict --ckpt_path={best} --data.root=photos")

@@ -9,10 +9,13 @@ from lightning.pytorch.strategies import (
     ModelParallelStrategy,
     SingleDeviceStrategy,
 )
+from torch import nn
 
 from tome_lightning.__main__ import main
 from tome_lightning.arguments import UsageError
-from tome_lightning.trainer.strategy import check_strategy, keep_gradients_once
+from tome_lightning.trainer.strategy import check_strategy, spare_ddp
+
+PLAIN = nn.Linear(2, 2)
 
 
 class Own(ModelParallelStrategy):
@@ -57,17 +60,25 @@ def test_others_are_not(strategy) -> None:
 def test_ddp_holds_gradients_once(name) -> None:
     trainer = Trainer(accelerator="cpu", devices=2, strategy=name, logger=False)
     before = dict(trainer.strategy._ddp_kwargs)
-    keep_gradients_once(trainer.strategy)
-    assert trainer.strategy._ddp_kwargs == before | {"gradient_as_bucket_view": True}
+    spare_ddp(trainer.strategy, PLAIN)
+    spared = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+    assert trainer.strategy._ddp_kwargs == before | spared
+
+
+def test_ddp_still_sends_the_buffers_that_training_changes() -> None:
+    ddp = DDPStrategy()
+    spare_ddp(ddp, nn.Sequential(PLAIN, nn.BatchNorm2d(3)))
+    assert ddp._ddp_kwargs == {"gradient_as_bucket_view": True}
 
 
 def test_a_users_own_choice_of_buckets_holds_and_other_strategies_are_left_alone() -> None:
-    own = DDPStrategy(gradient_as_bucket_view=False)
-    keep_gradients_once(own)
-    assert own._ddp_kwargs == {"gradient_as_bucket_view": False}
+    kept = {"gradient_as_bucket_view": False, "broadcast_buffers": True}
+    own = DDPStrategy(**kept)
+    spare_ddp(own, PLAIN)
+    assert own._ddp_kwargs == kept
     alone = SingleDeviceStrategy()
     before = dict(vars(alone))
-    keep_gradients_once(alone)
+    spare_ddp(alone, PLAIN)
     assert vars(alone) == before
 
 
