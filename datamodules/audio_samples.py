@@ -16,7 +16,7 @@ from datamodules.audio_transforms import (
     mix_waves,
 )
 from datamodules.features import FrontEnd
-from datamodules.samples import Key, Samples, seeded
+from datamodules.samples import Key, Samples, seeded, torch_seeded
 from datamodules.tagged import TaggedList
 
 # Endings of keys; those of reads end with an attempt from 1 on instead.
@@ -96,6 +96,6 @@ class AudioSamples(Samples):
             return self.transform(mixed), mix_targets(target, self.files.target(used), lam)
 
     def _partner(self, key: Key) -> int | None:
-        with seeded(*key, *CHOICE):
+        with torch_seeded(*key, *CHOICE):
             mixes = float(torch.rand(())) < self.mixup
             return int(torch.randint(len(self), ())) if mixes else None

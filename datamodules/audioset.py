@@ -242,6 +242,8 @@ class AudioSet(LabelledData):
             "max_retries": self.max_retries,
             "max_corrupt_share": self.max_corrupt_share,
             "max_hung": self.max_hung,
+            "read_draws": False,
+            "transform_draws": split == "train",
         }
         if split != "train":
             return Samples(*place, EvalSpectrogram(self.front_end), evaluation=True, **settings)

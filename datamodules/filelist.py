@@ -83,6 +83,10 @@ class LabelledFiles(ABC):
         """Which files may stand in for one, itself among them: bool `[N]`."""
 
     @abstractmethod
+    def are_peers(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows (int64 `[n]`) may stand in for one file: bool `[n]`."""
+
+    @abstractmethod
     def class_counts(self, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Files of each class, int64 `[num_classes]`; only those of a mask `rows` (bool `[N]`)."""
 
@@ -153,6 +157,10 @@ class FileList(LabelledFiles):
     def peers(self, index: int) -> np.ndarray:
         """The files of its class: bool `[N]`."""
         return self.labels == self.labels[index]
+
+    def are_peers(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows (int64 `[n]`) are of its class: bool `[n]`."""
+        return self.labels[rows] == self.labels[index]
 
     def class_counts(self, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Files of each class, int64 `[num_classes]`; only those of a mask `rows` (bool `[N]`)."""

@@ -215,6 +215,8 @@ class ImageNet(LabelledData):
             max_retries=self.max_retries,
             max_corrupt_share=self.max_corrupt_share,
             evaluation=not train,
+            read_draws=False,
+            transform_draws=train,
         )
 
     @property

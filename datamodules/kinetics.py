@@ -228,6 +228,8 @@ class Kinetics400(LabelledData):
             max_corrupt_share=self.max_corrupt_share,
             max_hung=self.max_hung,
             evaluation=split != "train",
+            read_draws=split == "train",
+            transform_draws=split == "train",
         )
 
     def file_check(self, quick: bool = False) -> VideoCheck:

@@ -60,7 +60,7 @@ class Packed(NamedTuple):
         blob = np.empty(offsets[-1], dtype=np.uint8)
         for first in range(0, len(rows), CHUNK):  # eight bytes of index for each byte of text
             ends = offsets[first : first + CHUNK + 1]
-            blob[ends[0] : ends[-1]] = self.blob[_places(starts[first : first + CHUNK], ends)]
+            blob[ends[0] : ends[-1]] = self.blob[places(starts[first : first + CHUNK], ends)]
         return Packed(offsets, blob)
 
     def joined(self, other: "Packed") -> "Packed":
@@ -123,8 +123,8 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def _places(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Index of each byte of the strings that start there and, put together, end at `ends[1:]`."""
+def places(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Index of each value of the rows that start there and, put together, end at `ends[1:]`."""
     lengths = np.diff(ends)
     return np.repeat(starts - (ends[:-1] - ends[0]), lengths) + np.arange(ends[-1] - ends[0])
 
@@ -188,7 +188,7 @@ class Finder:
         lengths = np.fromiter(map(len, names), np.int64, len(names))
         equal = ends - starts == lengths
         ours = b"".join(name for name, fits in zip(names, equal.tolist(), strict=True) if fits)
-        places = _places(starts[equal], offsets_of(lengths[equal]))
-        differs = self.strings.blob[places] != np.frombuffer(ours, dtype=np.uint8)
+        where = places(starts[equal], offsets_of(lengths[equal]))
+        differs = self.strings.blob[where] != np.frombuffer(ours, dtype=np.uint8)
         equal[np.repeat(np.flatnonzero(equal), lengths[equal])[differs]] = False
         return equal

@@ -3,7 +3,8 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ from datamodules.failures import BadFiles
 from datamodules.filelist import LabelledFiles
 
 Key = tuple[int, ...]  # seeds the draws of one sample
+NOTHING = nullcontext()
+FEW, DRAWN, TRIES = (
+    20_000,
+    4096,
+    8,
+)  # files that are gone over as a whole; else rows drawn, and how often
 MIN_BAD_FILES = 10  # fewer never stop a run: a share of few files says nothing
 
 
@@ -41,6 +48,8 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
         max_corrupt_share: Stop when more than this share of the files seen is bad.
         max_hung: Stop when more reads than this have hung: each leaves a thread behind.
         evaluation: Give a sample whose file was replaced the target -1, so that nobody counts it.
+        read_draws: Whether `read` draws random numbers; where it does not, none are seeded for it.
+        transform_draws: The same of `transform`.
     """
 
     def __init__(
@@ -57,6 +66,8 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
         max_corrupt_share: float = 0.05,
         max_hung: int = 16,
         evaluation: bool = False,
+        read_draws: bool = True,
+        transform_draws: bool = True,
     ) -> None:
         self.name = name
         self.root = root
@@ -68,6 +79,8 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
         self.max_corrupt_share = max_corrupt_share
         self.max_hung = max_hung
         self.evaluation = evaluation
+        self.read_draws = read_draws
+        self.transform_draws = transform_draws
         self.bad = BadFiles(len(files), workers)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers may outlive it
         self._reported = self._failures_reported = 0
@@ -85,7 +98,7 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
     def make(self, index: int, key: Key) -> tuple[Tensor, int | Tensor]:
         """x and y of one sample, with the draws that `key` seeds."""
         content, used = self.load(index, key)
-        with seeded(*key):
+        with seeded(*key) if self.transform_draws else NOTHING:
             x = self.transform(content)
         counts = used == index or not self.evaluation
         return x, self.files.target(used) if counts else self.files.unread_target
@@ -125,7 +138,7 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
             if self.bad.hangs(candidate):
                 continue
             try:
-                with seeded(*key, attempt):
+                with seeded(*key, attempt) if self.read_draws else NOTHING:
                     content = self.read(self.path(candidate))
             except MemoryError:  # says nothing about the file
                 raise
@@ -143,12 +156,24 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
     def _candidates(self, index: int, key: Key) -> Iterator[int]:
         """The file itself, others of its class, and last others of any class, with their labels."""
         yield index
-        draw = np.random.default_rng(key)
-        peers = self.files.peers(index)
-        peers[index] = False
-        for group in (np.flatnonzero(peers), np.flatnonzero(~peers)):
-            order = draw.permutation(group[group != index])
-            yield from map(int, order[: self.max_retries])
+        draw, tried = np.random.default_rng(key), {index}
+        for peers in (True, False):
+            drawn = islice(self._drawn(index, peers, draw, tried), self.max_retries)
+            for row in drawn:
+                tried.add(row)
+                yield row
+
+    def _drawn(
+        self, index: int, peers: bool, draw: np.random.Generator, tried: set[int]
+    ) -> Iterator[int]:
+        """Untried files in random order, of those that are peers of `index` or of those that are not."""
+        for _ in range(TRIES if len(self) > FEW else 0):  # a pass over two million takes 66 ms
+            some = draw.integers(len(self), size=DRAWN)
+            fits = some[self.files.are_peers(index, some) == peers]
+            yield from (row for row in fits.tolist() if row not in tried)
+        group = np.flatnonzero(self.files.peers(index) == peers)  # few files, or a rare class
+        group = group[~np.isin(group, list(tried))]
+        yield from map(int, draw.permutation(group))
 
     def _stop_if_too_many(self) -> None:
         bad, seen = self.bad.count, self.bad.seen
@@ -176,16 +201,27 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
 def seeded(*key: int) -> Iterator[None]:
     """Seed the CPU generators of random, numpy and torch; put back those of the main process."""
     keep = get_worker_info() is None  # numpy's state takes 0.3 ms to save: not in every worker
-    states = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if keep else None
+    states = (random.getstate(), np.random.get_state()) if keep else None
+    with torch_seeded(*key) as words:
+        random.seed(words.tobytes())
+        np.random.seed(words)
+        try:
+            yield
+        finally:
+            if states is not None:
+                random.setstate(states[0])
+                np.random.set_state(states[1])
+
+
+@contextmanager
+def torch_seeded(*key: int) -> Iterator[np.ndarray]:
+    """Seed torch's CPU generator alone, as `seeded` does; put back that of the main process."""
+    state = torch.get_rng_state() if get_worker_info() is None else None
     words = np.random.SeedSequence(key).generate_state(4)
-    random.seed(words.tobytes())
-    np.random.seed(words)
     # not torch.manual_seed: that would reseed the accelerators of the main process as well
     torch.default_generator.manual_seed(int(words[0]))
     try:
-        yield
+        yield words
     finally:
-        if states is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        if state is not None:
+            torch.set_rng_state(state)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.errors import DataError
 from datamodules.filelist import LabelledFiles, keep_rows
-from datamodules.packed import Packed, offsets_of
+from datamodules.packed import Packed, offsets_of, places
 
 
 class Tags(NamedTuple):
@@ -77,6 +77,13 @@ class TaggedList(LabelledFiles):
         peers = np.zeros(len(self), dtype=bool)
         peers[rows[np.isin(classes, self.label(index))]] = True
         return peers
+
+    def are_peers(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows (int64 `[n]`) share a label with it: bool `[n]`."""
+        starts = self.label_offsets[rows]
+        ends = offsets_of(self.label_offsets[rows + 1] - starts)
+        hits = np.isin(self.classes[places(starts, ends)], self.label(index))
+        return np.diff(np.append(0, np.cumsum(hits))[ends]) > 0
 
     def class_counts(self, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Files of each class, int64 `[num_classes]`; only those of a mask `rows` (bool `[N]`)."""

@@ -50,7 +50,7 @@ def set_up_together(module: LightningModule) -> list[Callback]:
     """
     data = getattr(module.trainer, "datamodule", None)
     if data is not None and module.trainer.world_size > 1:
-        data.setup = _Together(module.trainer, data)  # type: ignore[method-assign]
+        data.setup = _Together(module.trainer, data)
     return []
 
 

@@ -384,7 +384,7 @@ def test_classes_are_not_asked_for_before_the_files_are_made(stub, tmp_path):
 
 
 def test_a_good_file_takes_a_few_bytes(tmp_path, monkeypatch):
-    """Outcomes as objects took 1.2 GB a million files; of good files only numbers are kept."""
+    """Of good files only numbers are kept, and no objects."""
 
     def check_all(job, tasks, workers):
         yield from (Outcome(task.path, 100, 5, None, dict(GOOD)) for task in tasks)
@@ -401,7 +401,7 @@ def test_a_good_file_takes_a_few_bytes(tmp_path, monkeypatch):
         record.close()
         assert len(tally.facts) == tally.files == count
         assert manifest.good("train").all()
-    assert (peaks[1] - peaks[0]) / 1000 < 90  # bytes; 960 before
+    assert (peaks[1] - peaks[0]) / 1000 < 90  # bytes
 
 
 def test_other_data_are_refused(tmp_path):

@@ -4,12 +4,16 @@ import pickle
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules import DataError, ImageNet
+from datamodules import samples as samples_module
 from datamodules.failures import LOG_BYTES, NO_REASON, BadFiles
+from datamodules.filelist import FileList, LabelledFiles
 from datamodules.samples import Samples
+from datamodules.tagged import TaggedList
 
 
 def open_set(root: Path, **settings: object) -> ImageNet:
@@ -256,3 +260,55 @@ def test_no_bad_file_is_lost_when_the_log_of_errors_is_full() -> None:
     assert list(errors) == list(range(files))
     told = [error for error in errors.values() if error != NO_REASON]
     assert 250 < len(told) <= LOG_BYTES // 200
+
+
+def test_replacements_of_a_long_list_are_drawn_without_a_pass_over_it(monkeypatch) -> None:
+    monkeypatch.setattr(samples_module, "FEW", 10)
+    files = FileList((f"{n}.png" for n in range(3000)), np.repeat(np.arange(30), 100))
+    tagged = TaggedList(files.paths.strings(), [[n // 100, 30] for n in range(3000)], 31)
+
+    def replacements(files: LabelledFiles, epoch: int) -> list[int]:
+        samples = Samples("train", "", files, read=str, transform=torch.tensor)
+        return list(samples._candidates(250, (0, epoch, 250)))
+
+    first = replacements(files, 0)
+    assert replacements(files, 0) == first
+    assert replacements(files, 1) != first
+    assert first[0] == 250
+    assert [files.label(row) == 2 for row in first[1:]] == [True] * 10 + [False] * 10
+    assert len(set(first)) == 21
+    share_all = replacements(tagged, 0)  # every file is a peer: none is left for the second ten
+    assert len(set(share_all)) == len(share_all) == 11
+    for kind in (FileList, TaggedList):
+        monkeypatch.setattr(kind, "peers", None)  # what goes over the list
+    assert replacements(files, 0) == first
+
+
+def test_replacements_are_drawn_evenly_and_rare_classes_are_found(monkeypatch) -> None:
+    monkeypatch.setattr(samples_module, "FEW", 10)
+    monkeypatch.setattr(samples_module, "DRAWN", 64)
+    files = FileList(map(str, range(5000)), [0] * 4980 + [1] * 20)
+    samples = Samples("train", "", files, read=str, transform=torch.tensor, max_retries=3)
+    drawn = [list(samples._candidates(4990, (0, 0, n)))[1:4] for n in range(400)]
+    counts = np.bincount(np.ravel(drawn) - 4980, minlength=20)
+    assert counts[10] == 0  # itself
+    others = np.delete(counts, 10)
+    # 1200 draws over 19 files: 63 each, five standard deviations of 7.7
+    assert abs(others - 1200 / 19).max() < 39
+
+
+def test_what_draws_nothing_is_not_seeded_and_what_draws_has_the_numbers_it_had(
+    monkeypatch,
+) -> None:
+    files = FileList(["a"], [0])
+
+    def draws(_: object) -> torch.Tensor:
+        return torch.tensor([random.random(), np.random.random(), float(torch.rand(()))])
+
+    x, _, _ = Samples("train", "", files, str, draws, seed=5, read_draws=False)[0]
+    # of (seed 5, epoch 0, id 0), as every run so far has drawn them
+    assert x.tolist() == pytest.approx([0.1910742, 0.1412260, 0.9281015], abs=1e-6)
+    monkeypatch.setattr(samples_module, "seeded", None)
+    plain = Samples("val", "", files, str, torch.tensor, read_draws=False, transform_draws=False)
+    plain.transform = lambda _: torch.zeros(1)
+    assert plain[0][0].tolist() == [0.0]
