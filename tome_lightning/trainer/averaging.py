@@ -21,8 +21,8 @@ EMA = (
 class CountedOnHost(AveragedModel):
     """torch's averages, with the number of averaged steps on the host.
 
-    On a CUDA device its value is asked for at each step (before torch 2.14 once a parameter), and from
-    the host torch copies it to the device for each parameter: both wait for all that is queued there.
+    On a CUDA device its value is asked for at each step (twice in torch 2.14), and from the host torch
+    copies it to the device for each parameter: both wait for all that is queued there.
     """
 
     @torch.no_grad()
@@ -43,7 +43,8 @@ class CountedOnHost(AveragedModel):
                 old.copy_(average(old, new, self.n_averaged))
         else:
             for some in _alike(pairs):
-                self.multi_avg_fn(*map(list, zip(*some, strict=True)), self.n_averaged)
+                old_ones, new_ones = map(list, zip(*some, strict=True))
+                self.multi_avg_fn(old_ones, new_ones, self.n_averaged)
         self.n_averaged += 1
 
 
