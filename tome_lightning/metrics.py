@@ -64,7 +64,7 @@ class MacroAveragePrecision(Metric):
             if not np.isfinite(columns).all():  # sorted, they would give a number that looks fine
                 return torch.full((), torch.nan, device=self.device)
             labels = np.concatenate([block[:, some].T for block in positive], axis=1).astype(bool)
-            seen = labels.any(axis=1).nonzero()[0]
+            seen = np.flatnonzero(labels.any(axis=1))
             each += [average_precision(columns[k], labels[k]) for k in seen]
         mean = math.fsum(each) / len(each) if each else 0.0
         return torch.tensor(mean, dtype=torch.float32, device=self.device)

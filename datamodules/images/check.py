@@ -47,7 +47,7 @@ class ImageCheck(FileCheck):
             )  # PIL's, on EXIF blocks and on sizes that it still reads
             with open(path, "rb") as file, Image.open(file) as image:
                 check_shape(image)
-                facts = {
+                facts: dict[str, Any] = {
                     "format": str(image.format),
                     "mode": image.mode,
                     "width": image.width,

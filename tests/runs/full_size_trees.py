@@ -7,11 +7,16 @@ Makes FOLDER/{images,clips,sounds} of hard links where they are not there yet (5
 and how much memory grew beyond the imports, at most. The figures are in `recipes/BENCHMARKS.md`.
 """
 
+import argparse
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -135,3 +140,97 @@ def _with_room(one: Path) -> Path:
         if copy.stat().st_nlink < LINKS:
             return copy
     raise OSError(f"no copy of {one} has room for more names")
+
+
+# Each part runs alone, with FOLDER as its argument: `told` prints figures since `start`.
+MEASURE = """
+import json, os, resource, sys, time
+import torch, torchaudio, torchvision
+from datamodules import AudioSet, ImageNet, Kinetics400
+folder = sys.argv[1]
+def used():
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = sum(who.ru_utime + who.ru_stime for who in (own, children))
+    return time.time(), cpu, own.ru_maxrss / 1024
+def told(what, start):
+    figures = [now - then for now, then in zip(used(), start)]
+    print(json.dumps([what, *figures]), flush=True)
+start = used()
+"""
+SET_UP = """
+data.setup("fit")
+told("set-up", start)
+start = used()
+next(iter(data.train_dataloader().batch_sampler))
+told("an epoch's begin", start)
+"""
+PARTS = {
+    "images": 'data = ImageNet(folder + "/images")' + SET_UP,
+    "images, torchvision": """
+for split in ("train", "val"):
+    torchvision.datasets.ImageFolder(f"{folder}/images/{split}")
+told("set-up", start)
+""",
+    "clips": 'data = Kinetics400(folder + "/clips", class_list=None)' + SET_UP,
+    "sounds, JSON": """
+data = AudioSet(folder + "/sounds", train_list="train_all.json", val_list="eval.json")
+"""
+    + SET_UP,
+    "sounds, CSV": """
+lists = ["unbalanced_train_segments.csv", "balanced_train_segments.csv"]
+data = AudioSet(folder + "/sounds", train_list=lists, val_list="eval_segments.csv")
+"""
+    + SET_UP,
+    "sounds, 20K": """
+lists = ["balanced_train_segments.csv", "eval_segments.csv"]
+data = AudioSet(folder + "/sounds", train_list=lists[0], val_list=lists[1])
+"""
+    + SET_UP,
+}
+
+
+class Figures(NamedTuple):
+    """What something took: seconds, CPU seconds, and MB by which the peak grew."""
+
+    part: str
+    start: str
+    what: str
+    seconds: float
+    cpu: float
+    memory: float
+
+
+def measure(folder: Path, part: str, start: str, cache: Path) -> Iterator[Figures]:
+    """Run a part in a process of its own, with its lists kept in `cache`."""
+    words = [sys.executable, "-W", "ignore", "-c", MEASURE + PARTS[part], str(folder)]
+    variables = {**os.environ, "TOME_LIGHTNING_CACHE": str(cache)}
+    run = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{part}: {run.stderr[-2000:]}")
+    for line in run.stdout.splitlines():
+        if line.startswith("["):
+            yield Figures(part, start, *json.loads(line))
+
+
+def main(argv: list[str]) -> None:
+    """Make what is not there yet, measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    for name, count in (("images", 1_281_167), ("clips", 240_000), ("sounds", 2_020_000)):
+        parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
+    options = parser.parse_args(argv)
+    for name, make in (("images", make_images), ("clips", make_clips), ("sounds", make_sounds)):
+        if not (options.folder / name).is_dir():
+            make(options.folder / name, getattr(options, name))
+    print("| part | start | what | seconds | CPU seconds | MB more |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as cache:
+        for part in options.parts:
+            for start in ("first", "second"):
+                for row in measure(options.folder, part, start, Path(cache)):
+                    figures = f"{row.seconds:.1f} | {row.cpu:.1f} | {row.memory:.0f}"
+                    print(f"| {row.part} | {row.start} | {row.what} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

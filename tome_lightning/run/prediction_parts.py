@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import heapq
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -107,12 +107,15 @@ def merge_parts(whole: Path, sizes: Sequence[int]) -> None:
 
 def _merge(parts: Sequence[Path], out: Path) -> None:
     with ExitStack() as stack:
-        tables = [csv.reader(stack.enter_context(_opened(part, "r"))) for part in parts]
+        tables: list[Iterator[list[str]]] = [
+            csv.reader(stack.enter_context(_opened(part, "r"))) for part in parts
+        ]
         headers = [next(table) for table in tables]
         writer = csv.writer(stack.enter_context(_opened(out, "w")))
         writer.writerow(headers[0])
-        writer.writerows(heapq.merge(*tables, key=lambda row: int(row[0])))
+        rows: Iterator[list[str]] = heapq.merge(*tables, key=lambda row: int(row[0]))
+        writer.writerows(rows)
 
 
-def _opened(path: Path, mode: str) -> TextIO:
+def _opened(path: Path, mode: str) -> IO[Any]:
     return path.open(mode, newline="", encoding="utf-8", errors="backslashreplace")
