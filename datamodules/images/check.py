@@ -54,7 +54,7 @@ class ImageCheck(FileCheck):
                     "height": image.height,
                 }
                 deep = image.mode.startswith(("I", "F"))  # which numbers it holds decides
-                whole = self.quick and not deep and _is_whole(file, facts["format"])
+                whole = self.quick and not deep and _is_whole(file, str(image.format))
             if not whole:
                 read_image(path, self.channels, self.exif)
         return facts

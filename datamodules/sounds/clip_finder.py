@@ -76,8 +76,8 @@ class ClipFinder:
     def _by_path(self, paths: Packed) -> np.ndarray:
         """Whether each path is there, by listing its folder: bool `[N]`."""
         folders: dict[str, list[str]] = {}  # folder, and what its paths begin with in the list
-        for start in sorted({path[: _last_separator(path) + 1] for path in paths.raw()}):
-            text = os.fsdecode(start)
+        for raw in sorted({path[: _last_separator(path) + 1] for path in paths.raw()}):
+            text = os.fsdecode(raw)
             folder = os.path.split(os.path.join(self.root, f"{text}x"))[0]
             folders.setdefault(folder, []).append(text)
         finder, there = Finder(paths), np.zeros(paths.count, dtype=bool)

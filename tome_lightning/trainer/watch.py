@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from datamodules.leaving import end_workers
 from tome_lightning.screen import complain

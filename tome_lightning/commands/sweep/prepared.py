@@ -67,7 +67,8 @@ class PreparedSweep(Prepared):
             What the evaluation has found: ``metrics``, as fractions, and ``counted``, in words.
         """
         record = callback_of(self.trainer, RunRecord)
-        callback_of(self.trainer, ToMeCallback).eval_r = r
+        tome: Any = callback_of(self.trainer, ToMeCallback)
+        tome.eval_r = r
         reset_seed()
         run: Any = getattr(self.trainer, VERBS[self.stage])
         path = None if self.restored or self.ckpt_path is None else str(self.ckpt_path)
