@@ -114,7 +114,7 @@ class LabelledFiles(ABC):
         if self._digest is None:
             digest = hashlib.sha256()
             for array in self.columns().values():
-                digest.update(array)
+                digest.update(array.data)
             self._digest = digest.hexdigest()[:16]
         return self._digest
 

@@ -193,8 +193,8 @@ def batches_below(
                     yield here, names
                     names = []
         yield here, names
-    for link in _resolved(sorted(linked_files), endings, walked, left_out):
-        yield os.path.dirname(link), [os.path.basename(link)]
+    for path in _resolved(sorted(linked_files), endings, walked, left_out):
+        yield os.path.dirname(path), [os.path.basename(path)]
 
 
 def _resolved(
