@@ -27,13 +27,13 @@ class Packed:
     blob: np.ndarray
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """N."""
         return len(self.offsets) - 1
 
     def raw(self, rows: np.ndarray | None = None) -> Iterator[bytes]:
         """All strings as bytes, or those of rising `rows` (int64 `[n]`)."""
-        for start in range(0, self.count, CHUNK):
+        for start in range(0, self.total, CHUNK):
             ends = self.offsets[start : start + CHUNK + 1]
             text = self.blob[ends[0] : ends[-1]].tobytes()
             spots = (ends - ends[0]).tolist()
@@ -71,7 +71,7 @@ class Packed:
 
     def repeats(self) -> int:
         """How many of the strings came before."""
-        hashes = np.fromiter(map(hash, self.raw()), np.int64, self.count)
+        hashes = np.fromiter(map(hash, self.raw()), np.int64, self.total)
         order = hashes.argsort(kind="stable")
         again = np.flatnonzero(np.diff(hashes[order]) == 0)
         twice = np.unique(order[np.concatenate([again, again + 1])])  # at least, by their hashes
@@ -142,7 +142,7 @@ class Finder:
 
     def __init__(self, strings: Packed) -> None:
         self.strings = strings
-        hashes = np.fromiter(map(hash, strings.raw()), np.int64, strings.count)
+        hashes = np.fromiter(map(hash, strings.raw()), np.int64, strings.total)
         self._order = hashes.argsort(kind="stable").astype(np.int32)
         self._hashes = hashes[self._order]
 
@@ -177,7 +177,7 @@ class Finder:
 
     def firsts(self) -> np.ndarray:
         """The first row that has the same string, of each row: int64 `[N]`."""
-        firsts = np.arange(self.strings.count)
+        firsts = np.arange(self.strings.total)
         again = np.flatnonzero(np.diff(self._hashes) == 0)
         twice = np.unique(self._order[np.concatenate([again, again + 1])]).astype(np.int64)
         firsts[twice] = self.find(list(self.strings.raw(twice)))

@@ -80,12 +80,12 @@ class ClipFinder:
             text = os.fsdecode(raw)
             folder = os.path.split(os.path.join(self.root, f"{text}x"))[0]
             folders.setdefault(folder, []).append(text)
-        finder, there = Finder(paths), np.zeros(paths.count, dtype=bool)
+        finder, there = Finder(paths), np.zeros(paths.total, dtype=bool)
         for folder, starts in folders.items():
             self.seen.note(folder)
             for names in names_in(folder):
-                for start in starts:
-                    rows = finder.find(encoded([start + name for name in names]))
+                for front in starts:
+                    rows = finder.find(encoded([front + name for name in names]))
                     there[rows[rows >= 0]] = True
         return there[finder.firsts()]
 
@@ -96,8 +96,8 @@ class ClipFinder:
             self._sounds = _walk(self.clips, os.path.join(self.root, ""), self.left_out, self.seen)
         sounds = self._sounds
         # of each row the best file so far: place of its name among those it may have, then its ending
-        merit = np.full(clips.names.count, WORST, dtype=np.int32)
-        file = np.zeros(clips.names.count, dtype=np.int32)
+        merit = np.full(clips.names.total, WORST, dtype=np.int32)
+        file = np.zeros(clips.names.total, dtype=np.int32)
         for some in _pieces(sounds.readings, CHUNK):
             row, theirs, number = _matches(some, sounds, finder, ids, clips)
             same = theirs == merit[row]

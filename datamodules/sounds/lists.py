@@ -166,7 +166,7 @@ def _read(path: Path, classes: Classes, bare: bool) -> tuple[Clips, Tags]:
         targets.add(rows)
         segment.extend(segments.setdefault(pair, len(segments)) for pair in rows.segments or ())
     packed = names.packed()
-    if not packed.count:
+    if not packed.total:
         raise DataError(f"{path} lists no clip")
     clips = Clips(packed, list(segments), np.frombuffer(segment, dtype=np.int32))
     return clips, targets.tags(bare)
