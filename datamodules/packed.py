@@ -6,16 +6,15 @@ from a file by many processes at once, and is not copied by a forked worker that
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 CHUNK = 50_000  # strings that are Python's at once
 
 
-@dataclass(frozen=True, eq=False)
-class Packed:
+class Packed(NamedTuple):
     """N strings: the n-th is `blob[offsets[n] : offsets[n + 1]]`, in the encoding of file names.
 
     Attributes:

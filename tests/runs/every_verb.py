@@ -1,9 +1,9 @@
 """Every verb on one, two and four processes, with ragged ends: what each of them finds, as JSON.
 
-``python -m tests.runs.every_verb FOLDER``. One process imports torch and forks the others, which use their
-group for all verbs. ``<processes>.<rank>.json`` is what each one measured. Then two nodes have lists of
-which the second one's are a file short, by way of the command line: exit codes (``uneven.<rank>.json``)
-and what was printed (``uneven.<rank>.log``).
+``python -m tests.runs.every_verb FOLDER``. One process imports torch and forks the others, which
+use their group for all verbs. ``<processes>.<rank>.json`` is what each one measured. Then two nodes
+have lists of which the second one's are a file short, by way of the command line: exit codes
+(``uneven.<rank>.json``) and what was printed (``uneven.<rank>.log``).
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ def week(folder: Path, long: bool = False) -> Week:
     this.fit("--resume=auto --trainer.max_epochs=3 --save.top_k=3")
     # Wednesday: averages, a patient end, and a job that is stopped and starts again by the same command
     job = "--resume=auto --trainer.max_epochs=5 --save.top_k=3"
-    stops = f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={3 * BATCHES + 2}"
+    at = 3 * BATCHES + 2
+    stops = f"--trainer.callbacks+=tests.runs.users_week.StopsAt --trainer.callbacks.step={at}"
     this.fit(job, PATIENT, stops, code=128 + signal.SIGUSR1)
     this.fit(job, PATIENT, stops)
     this.fit(job, PATIENT, stops)  # there is nothing left to do, which is no error
