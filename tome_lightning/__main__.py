@@ -57,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
             sys.stderr,
         )
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(sys.argv[1:] if argv is None else argv, own_process=argv is None)
     except KeyboardInterrupt:  # before the verb is there to take care of it
         say("Stopped by SIGINT", sys.stderr)
         return 130
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str], own_process: bool) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, and cost no run
         sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -103,7 +103,7 @@ def _run(argv: list[str]) -> int:
     with leaving_at_ctrl_c():
         from tome_lightning.cli import main as run
 
-    return run(argv)
+    return run(argv, own_process)
 
 
 if __name__ == "__main__":

@@ -347,11 +347,20 @@ class ToMeCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), **fixed}
 
 
-def main(argv: list[str]) -> int:
-    """Run one of Lightning's verbs; returns the exit code, 2 for a user's mistake."""
+def main(argv: list[str], own_process: bool = False) -> int:
+    """Run one of Lightning's verbs.
+
+    Args:
+        argv: The verb and its options.
+        own_process: Whether this process is there for it alone, and may be ended at once where another
+            one of the run has failed.
+
+    Returns:
+        The exit code, 2 for a user's mistake.
+    """
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
     try:
-        return leaving(lambda: exit_code(lambda: ToMeCLI(argv)))
+        return leaving(lambda: exit_code(lambda: ToMeCLI(argv)), own_process)
     finally:
         release()
 

@@ -20,12 +20,14 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def public_path(kind: type) -> str:
-    """The class path that is written to a file: that of the package, if it offers the class.
+    """The class path that is written to a file: of a class of ours that of the room that offers it.
 
     ``tome_lightning.inputs.Image`` for a class of ``tome_lightning.inputs.image``: which file of the
-    package it is in may change.
+    room it is in may change.
     """
     package = kind.__module__.rpartition(".")[0]
-    room = sys.modules.get(package) if "." in package else None  # the front door offers all of it
-    offered = getattr(room, kind.__name__, None)
+    ours = package.startswith(
+        "tome_lightning."
+    )  # not the front door, which offers those of all rooms
+    offered = getattr(sys.modules.get(package), kind.__name__, None) if ours else None
     return f"{package if offered is kind else kind.__module__}.{kind.__qualname__}"

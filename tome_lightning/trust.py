@@ -113,7 +113,7 @@ def _check_progress(progress: Mapping[str, Any]) -> None:
     for name, value in progress.items():
         typed = fits(value, Number if name == "scheduled" else int | bool)
         if not (typed and (name in DIVISORS) <= value <= MAX_INT):  # a NaN is neither
-            raise Untrusted(f"its tome_lightning.trainer.progress has {name[:80]} {value}")
+            raise Untrusted(f"its tome_lightning.progress has {name[:80]} {value}")
 
 
 def recipe_name(ours: Mapping[str, Any]) -> str | None:

@@ -120,7 +120,7 @@ def test_a_repository_without_commits_has_no_revision(
 
 
 def imported_from(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "__file__", str(root / "tome_lightning" / "environment.py"))
+    monkeypatch.setattr(module, "__file__", str(root / "tome_lightning" / "run" / "environment.py"))
 
 
 @needs_git

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.inputs import Input
+from tome_lightning.lazy import public_path
 from tome_lightning.tasks import Task
 
 KINDS = {"trainer.callbacks": Callback, "trainer.logger": Logger}
@@ -175,8 +176,7 @@ def _listed(given: Any) -> list[Any]:
 
 
 def _classes(objects: Sequence[Any]) -> list[dict[str, str]]:
-    kinds = [type(one) for one in objects]
-    return [{"class_path": f"{kind.__module__}.{kind.__qualname__}"} for kind in kinds]
+    return [{"class_path": public_path(type(one))} for one in objects]
 
 
 def _key(key: Any, name: str) -> str | int:

@@ -189,15 +189,24 @@ def follow(error: BaseException) -> int | None:
     return 0 if notice.signum and started_by_first() else notice.code
 
 
-def leaving(run: Callable[[], int]) -> int:
-    """Run what returns an exit code, and `leave` with it."""
+def leaving(run: Callable[[], int], own_process: bool) -> int:
+    """Run what returns an exit code, and `leave` with it.
+
+    In a process that is not there for this alone (a notebook, a test), whose end is not ours to decide,
+    the code is returned and nothing watches any more.
+    """
     try:
-        return leave(run())
+        code = run()
     except Exception:
-        if one_of_several():
+        if own_process and one_of_several():
             traceback.print_exc()
             leave(1)
         raise
+    finally:
+        if not own_process:
+            while _watches:
+                _watches.pop().end()
+    return leave(code) if own_process else code
 
 
 def leave(code: int) -> int:
