@@ -240,6 +240,7 @@ def test_a_recomputed_block_runs_the_kernels_of_its_forward_pass(as_on_cuda, mon
     assert seen == [True] * (3 * model.depth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["none", "mask", "channels"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_model_compiles_to_one_graph_with_its_kernels_chosen(

@@ -77,6 +77,7 @@ def test_what_is_kept_is_some_bytes_a_token(monkeypatch):
     assert sum(tensor.nbytes for tensor in tensors) < 9 * 2 * (145 + 141)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decompositions", [{}, "inductor"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_a_compiled_backward_pass_chooses_nothing(qk_norm, decompositions):
