@@ -41,7 +41,8 @@ def training(hangs: bool, persistent: bool, end: Callable[[Any], int]) -> tuple[
     there, here = os.pipe()
     pid = os.fork()
     if not pid:
-        atexit._clear()  # of the tests
+        atexit._clear()  # of the tests, as are loader processes that other tests have left
+        multiprocessing.process._children.clear()
         atexit.register(multiprocessing.util._exit_function)
         code = 99
         try:
