@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from tome_lightning.arguments import UsageError
+from tome_lightning.trainer.agreement import of_all
 
 
 def part_of(whole: Path, rank: int) -> Path:
@@ -31,15 +31,6 @@ def append_rows(path: Path, rows: Iterable[Sequence[Any]], mode: str = "a") -> N
     # a name of a file need not be text: what is none is escaped, as \\udcff, and costs no row
     with _opened(path, mode) as file:
         csv.writer(file).writerows(rows)
-
-
-def of_all(value: Any) -> list[Any]:
-    """What each process has, for all of them; every process calls."""
-    if not torch.distributed.is_initialized():
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def check_shared(part: Path, directory: Path, trainer: Trainer) -> None:

@@ -15,9 +15,9 @@ from tome_lightning.run.prediction_parts import (
     begin_table,
     check_shared,
     merge_parts,
-    of_all,
     part_of,
 )
+from tome_lightning.trainer.agreement import of_all
 
 BEST = 5  # classes a row
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from tome_lightning.trainer.agreement import Agreement
+from tome_lightning.trainer.agreement import Agreement, of_all
 from tome_lightning.trainer.checkpoint_file import write_text
 
 REPORT = "non_finite.json"
@@ -161,8 +161,4 @@ def _rank() -> int:
 
 
 def _of_all_processes(rows: list[Any]) -> list[Any]:
-    if not torch.distributed.is_initialized():
-        return rows
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, rows)
-    return [row for share in shares for row in share]
+    return [row for share in of_all(rows) for row in share]

@@ -7,7 +7,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError, LabelledData
 from datamodules.workers import cores_of_each, usable_cores
+from tome_lightning.trainer.agreement import of_all
 
 FEW = 4  # places that a message names
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # of a machine; many containers have one host name
@@ -75,7 +76,7 @@ class _Together:
         except Exception as fault:
             error = fault
             account = Account(place, {}, _in_words(fault), isinstance(fault, DataError))
-        compare(gathered(account), error)
+        compare(of_all(account), error)
 
 
 def facts_of(data: LightningDataModule) -> dict[str, str]:
@@ -129,7 +130,7 @@ def share_cores(data: LightningDataModule) -> None:
     if not isinstance(data, LabelledData):
         return
     machine = BOOT.read_text().strip() if BOOT.exists() else socket.gethostname()
-    masks = gathered((machine, usable_cores()))
+    masks = of_all((machine, usable_cores()))
     shares = [0] * len(masks)
     for one in {where for where, _ in masks}:
         ranks = [rank for rank, (where, _) in enumerate(masks) if where == one]
@@ -142,13 +143,6 @@ def share_cores(data: LightningDataModule) -> None:
             f"the processes have {min(shares)} to {max(shares)} cores each for their loaders, process "
             f"{fewest} the fewest: the slowest one sets the pace of all"
         )
-
-
-def gathered(value: Any) -> list[Any]:
-    """A plain value of each process, by rank; every process calls."""
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def _where(values: Sequence[str], accounts: Sequence[Account]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback
 
+from datamodules.workers import usable_cores
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.commands.benchmark.advice import EndToEnd
 from tome_lightning.commands.benchmark.prepared import PreparedRun
@@ -139,7 +139,7 @@ def _together(
         steps=run.batches,
         accumulate=accumulated,
         workers=loading.workers,
-        cores=_cores(),
+        cores=len(usable_cores()),
         processes=real.processes,
         repeats=hasattr(real.datamodule, "repeat_aug"),
         mac_ratio=dense / macs(model, plan, tokens).total,
@@ -161,8 +161,3 @@ def _say(what: str) -> None:
 
 def _multiple(number: int, of: int) -> int:
     return number if of == 0 else -(-number // of) * of
-
-
-def _cores() -> int:
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1

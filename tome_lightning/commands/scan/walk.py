@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tqdm import tqdm
 
+from datamodules.workers import usable_cores
 from tome_lightning.arguments import UsageError, nearest
 from tome_lightning.commands.scan.manifest import BAD, GOOD, Manifest
 from tome_lightning.commands.scan.record import Record
@@ -105,7 +106,7 @@ def scan(
     check = data.file_check(quick)
     job = Job(data.root, check)
     settings = {"root": os.path.abspath(data.root), **check.settings}
-    workers = min(_cores() if workers is None else workers, len(manifest))
+    workers = min(len(usable_cores()) if workers is None else workers, len(manifest))
     record = Record(_beside(out, "partial"), settings)
     try:
         tally = _walk(job, manifest, record, workers, progress)
@@ -244,8 +245,3 @@ def _hash(lists: Mapping[str, LabelledFiles]) -> str:
 
 def _beside(out: Path, suffix: str) -> Path:
     return out.with_name(f"{out.name}.{suffix}")
-
-
-def _cores() -> int:
-    usable = getattr(os, "sched_getaffinity", None)  # Linux only; knows a container's share
-    return len(usable(0)) if usable else os.cpu_count() or 1
