@@ -1,5 +1,6 @@
 """The command line as a user meets it: runs, precedence, and every mistake in one line."""
 
+import inspect
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from PIL import Image as PILImage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.models.vision_transformer import VisionTransformer
@@ -153,6 +155,19 @@ def test_later_recipes_win(run):
     assert code == 0
     assert config["model"]["r"] == 3
     assert config["model"]["vit"]["embed_dim"] == 96
+
+
+@pytest.mark.parametrize(("given", "read"), [("1", "1"), ("0.5", "0.5"), ("1.0", "1.0")])
+def test_one_batch_is_not_the_whole_data_set_whatever_was_imported_before(
+    run, monkeypatch: pytest.MonkeyPatch, given: str, read: str
+):
+    # as `Optional[Union[int, float]]` is after an import that wrote `Optional[Union[float, int]]`
+    hints = inspect.unwrap(Trainer.__init__).__annotations__
+    monkeypatch.setitem(hints, "limit_train_batches", float | int | None)
+    words = ["fit", "--recipe", "quickstart", "--print_config"]
+    code, out, _ = run(*words, f"--trainer.limit_train_batches={given}")
+    assert code == 0
+    assert f"limit_train_batches: {read}\n" in out
 
 
 def test_a_run_resumes_from_its_checkpoint(run, trained):

@@ -7,8 +7,10 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import yaml
 
@@ -62,6 +64,19 @@ class VerbParser(argparse.ArgumentParser):
             dashed = name.replace("_", "-")
             words.append(dashed + given + value if name not in known and dashed in known else word)
         return super().parse_known_args(words, namespace)
+
+
+def try_int_before_float(parser: argparse.ArgumentParser) -> None:
+    """Have the parser of Lightning's options read 1 as one batch, not as 1.0, the whole data set.
+
+    It tries the members of a union in their order, and Python keeps one order for all that write the same
+    union: after ``import torchaudio``, ``Union[int, float]`` may be ``Union[float, int]``.
+    """
+    for action in parser._actions:
+        members = get_args(getattr(action, "_typehint", None))
+        if int in members and float in members and members.index(float) < members.index(int):
+            ordered = sorted(members, key=lambda member: (member is not int, member is float))
+            action._typehint = reduce(or_, ordered)  # type: ignore[attr-defined]
 
 
 def check_output(path: Path, force: bool = False) -> Path:

@@ -35,7 +35,13 @@ import checkpoints
 import datamodules
 import recipes
 from datamodules.base import LabelledData
-from tome_lightning.arguments import Arguments, UsageError, explain_parse_error, read_arguments
+from tome_lightning.arguments import (
+    Arguments,
+    UsageError,
+    explain_parse_error,
+    read_arguments,
+    try_int_before_float,
+)
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.inputs import Input, InputError
@@ -179,6 +185,7 @@ class ToMeCLI(LightningCLI):
         return {verb: {*known[verb], *FIXED} for verb in verbs}  # no options
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        try_int_before_float(parser)  # of the trainer
         parser.add_lightning_class_args(ToMeCallback, "tome")
         parser.add_lightning_class_args(SaveLast, "save")
         parser.add_argument(
