@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from . import audiomae, mae, mae_st, timm_vit, videomae
+from . import ast, audiomae, dinov2, mae, mae_st, timm_vit, videomae
 
 
 class Layout(Protocol):
@@ -27,7 +27,7 @@ class Layout(Protocol):
 
 
 # The first match wins, so the tests that ask for more come first; timm_vit takes the rest.
-LAYOUTS: tuple[Layout, ...] = (videomae, mae_st, audiomae, mae, timm_vit)
+LAYOUTS: tuple[Layout, ...] = (videomae, mae_st, ast, audiomae, dinov2, mae, timm_vit)
 
 PROP_ATTN: Mapping[str, bool] = MappingProxyType(
     {
@@ -35,6 +35,8 @@ PROP_ATTN: Mapping[str, bool] = MappingProxyType(
         "mae_st": False,
         "audiomae": False,
         "videomae": False,
+        "ast": True,
+        "dinov2": True,
         "tome": True,
         "timm": True,
     }
@@ -51,6 +53,8 @@ POOLING: Mapping[str, str] = MappingProxyType(
         "mae_st": "avg",
         "audiomae": "avg",
         "videomae": "avg",
+        "ast": "avg",
+        "dinov2": "token",
         "tome": "avg",
         "timm": "token",
     }
@@ -62,3 +66,8 @@ POOLING: Mapping[str, str] = MappingProxyType(
 def layout_of(weights: Mapping[str, Tensor]) -> Layout:
     """The family a file belongs to by its names and shapes."""
     return next(layout for layout in LAYOUTS if layout.matches(weights))
+
+
+def named(family: str) -> Layout:
+    """The layout of a family's name."""
+    return next(layout for layout in LAYOUTS if family == layout.NAME)

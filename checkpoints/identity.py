@@ -5,6 +5,7 @@ from pathlib import Path
 
 from . import timm_hub
 from .errors import CheckpointError
+from .hub_config import ModelConfig
 from .layout import Positions, encoder_size, positions_of, tubelet_of
 from .opening import Opened, open_checkpoint
 from .preprocessing import Preprocessing, of_family, of_timm
@@ -21,7 +22,8 @@ class Identity:
     was trained with and that the video families ask for, None where the file leaves the choice
     (then see `POOLING`). Of video, `positions` is "separable", "joint" or "sinusoid" and
     `tubelet` the frames under one patch; both are None for images and sound. `preprocessing` is what is
-    known of the samples that the weights want.
+    known of the samples that the weights want; `class_names` those of the head, where they are told;
+    `config` what the `config.json` of a folder in the Hub's layout says.
     """
 
     family: str
@@ -34,6 +36,8 @@ class Identity:
     positions: Positions | None = None
     tubelet: int | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing, compare=False)
+    class_names: tuple[str, ...] = ()
+    config: ModelConfig | None = field(default=None, compare=False)
 
 
 def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity:
@@ -66,6 +70,8 @@ def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity
         positions=positions_of(found),
         tubelet=tubelet_of(found),
         preprocessing=opened.preprocessing,
+        class_names=opened.class_names if head is not None else (),
+        config=opened.config,
     )
 
 
@@ -75,6 +81,8 @@ def _pooling(opened: Opened) -> str | None:
         return "avg"
     if opened.kind != "fine-tuned":
         return None
+    if opened.config is not None and opened.config.pooling is not None:
+        return opened.config.pooling
     return "avg" if "fc_norm.weight" in opened.weights else "token"
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import timm
 from torch import Tensor
 
-from . import audiomae, timm_hub, timm_vit
+from . import ast, audiomae, hub, timm_hub, timm_vit
 from .errors import CheckpointError
-from .families import PROP_ATTN, Layout, layout_of
+from .families import PROP_ATTN, Layout, layout_of, named
+from .hub_config import ModelConfig
 from .layout import in_head, some
 from .preprocessing import Preprocessing, of_family, of_ours, of_timm, size_of
-from .reading import read
+from .reading import Checkpoint, read
 from .sets import Which
 from .sources import SOURCES, fetch
 
@@ -39,6 +40,12 @@ class Opened:
     held: Mapping[Which, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    config: ModelConfig | None = None  # of a folder in the Hub's layout
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the head; none where they are not told."""
+        return () if self.config is None else self.config.class_names
 
     @property
     def kind(self) -> str:
@@ -50,11 +57,16 @@ class Opened:
 
 
 def open_checkpoint(name_or_path: str | Path, which: Which | None = None) -> Opened:
-    """Find, if need be download, and read a checkpoint: a file, a source's name, a timm name."""
+    """Find, if need be download, and read a checkpoint: a file, a folder, or a name.
+
+    Names are those of `SOURCES`, timm's, and `hf-hub:OWNER/NAME[@REVISION]`.
+    """
     name = str(name_or_path)
     path = Path(name_or_path).expanduser()
     if isinstance(name_or_path, str) and not path.is_file():
-        if name in SOURCES:
+        if hub.is_hub_name(name):
+            path = hub.fetch(name)
+        elif name in SOURCES:
             path = fetch(SOURCES[name])
         elif timm_hub.is_timm_name(name):
             if which == "ema":
@@ -69,6 +81,8 @@ def open_checkpoint(name_or_path: str | Path, which: Which | None = None) -> Ope
         elif not path.exists() and not looks_like_path(name):
             raise unknown_name(name)
     content = read(path, which)
+    if content.config is not None:
+        return _of_folder(name, content, content.config)
     weights, ours, mel_grid = content.weights, content.family, content.mel_grid
     if ours is not None and ours not in PROP_ATTN:
         raise CheckpointError(
@@ -96,6 +110,38 @@ def open_checkpoint(name_or_path: str | Path, which: Which | None = None) -> Ope
         name, weights, layout, family, spectrogram, mel_grid,
         content.taken, content.held, content.beside, known,
     )  # fmt: skip
+
+
+def _of_folder(name: str, content: Checkpoint, config: ModelConfig) -> Opened:
+    """What the Hub's config says is believed before what names and shapes look like."""
+    weights, family = content.weights, config.family
+    layout = named(family) if family else layout_of(weights)
+    if family == ast.NAME:
+        weights, layout = _turned(name, weights, config), timm_vit
+    family = family or layout.NAME
+    spectrogram = family in (ast.NAME, audiomae.NAME)
+    grid = config.mel_grid or (
+        audiomae.published_grid(weights) if family == audiomae.NAME else None
+    )
+    known = config.preprocessing
+    if not known.known():
+        known = of_family(family, tuned=any(map(in_head, weights)), size=config.size)
+    return Opened(
+        name, weights, layout, family, spectrogram, grid,
+        content.taken, content.held, content.beside, known, config,
+    )  # fmt: skip
+
+
+def _turned(name: str, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    if not ast.matches(weights):
+        raise CheckpointError(f"{name} says that it is an AST, and its weights are of another model")
+    grid = config.mel_grid or ast.grid_of(weights)
+    if weights["pos_embed"].shape[1] != ast.PREFIX + grid[0] * grid[1]:
+        raise CheckpointError(
+            f"{name} has {weights['pos_embed'].shape[1]} positions, and its config.json says "
+            f"{grid[0]}x{grid[1]} patches and {ast.PREFIX} tokens: fetch it again"
+        )
+    return ast.turned(weights, grid)
 
 
 def looks_like_path(name: str) -> bool:

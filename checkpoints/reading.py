@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .bounds import OutOfBounds, check_archive, check_values, parse_json
 from .errors import CheckpointError
+from .hub_config import ModelConfig, is_hub_folder, read_config
+from .hub_folder import merged, weight_files
 from .layout import some
 from .sets import CONTAINERS, Which, choose, unwrapped, weight_sets
 
@@ -45,6 +47,7 @@ class Checkpoint(NamedTuple):
     held: Mapping[Which, str] = MappingProxyType({})  # each set of weights, as the file calls it
     beside: tuple[str, ...] = ()  # names of the file that belong to no ViT
     data: Mapping[str, object] | None = None  # of ours: what it notes of its data
+    config: ModelConfig | None = None  # of a folder in the Hub's layout
 
     @property
     def averaged(self) -> bool:
@@ -71,18 +74,41 @@ def state_dict_of(path: str | pathlib.Path, weights: Which | None = None) -> dic
 
 
 def read(path: pathlib.Path, which: Which | None = None) -> Checkpoint:
-    """`state_dict_of`, and what a checkpoint of ours says of itself."""
+    """`state_dict_of`, and what a checkpoint of ours or a folder of the Hub says of itself."""
+    if is_hub_folder(path):
+        return _read_folder(path, which)
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory, not a checkpoint: name the file inside it")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}: check the path")
+    return _checkpoint(path, _content(path), which)
+
+
+def _read_folder(folder: pathlib.Path, which: Which | None) -> Checkpoint:
+    try:
+        config = read_config(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} cannot be used: {error}") from None
+    content = merged(weight_files(folder), _content)
+    return _checkpoint(folder, content, which)._replace(config=config)
+
+
+def _content(path: pathlib.Path) -> Mapping[str, object]:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes), an interrupted copy: fetch it again")
     try:
-        content = _safetensors(path) if path.suffix == ".safetensors" else _torch_save(path)
+        return _safetensors(path) if path.suffix == ".safetensors" else _torch_save(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened ({_first_line(error)})") from error
-    sets = weight_sets(content)
+
+
+def _checkpoint(
+    path: pathlib.Path, content: Mapping[str, object], which: Which | None
+) -> Checkpoint:
+    try:
+        sets = weight_sets(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from None
     if not sets:
         raise CheckpointError(
             f"{path} holds no weights, only {some(map(str, unwrapped(content)))}: "

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from . import hf_names
 from .errors import CheckpointError
 from .layout import KERNEL, is_decoder
 
@@ -121,9 +122,10 @@ def _containers(
 
 
 def _tensors(content: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a mapping, under names without what torch.compile put between."""
+    """The tensors of a mapping, without what torch.compile put between, and under timm's names."""
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    plain = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    return hf_names.to_timm(plain) if hf_names.is_transformers(plain) else plain
 
 
 def _prefixes(weights: Mapping[str, Tensor]) -> list[str]:
