@@ -1,6 +1,7 @@
 """Load published and home-made ViT checkpoints into timm models, and say what was loaded.
 
-Images (MAE, ToMe, timm), video (mae_st, PySlowFast, VideoMAE) and sound (AudioMAE). `load` fills a
+Images (MAE, ToMe, timm, DINOv2), video (mae_st, PySlowFast, VideoMAE) and sound (AudioMAE, AST): files,
+folders as the Hugging Face Hub has them, its repositories by name (`hf-hub:OWNER/NAME`). `load` fills a
 model, `identify` looks at a checkpoint first, `SOURCES` names the published files, `inflate` makes a
 video model's weights of an image model's (a spectrogram model takes them as they are).
 """
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import CheckpointError
     from .families import POOLING, PROP_ATTN
+    from .hub import from_hub
     from .identity import Identity, identify
     from .inflation import inflate
     from .loading import load
@@ -31,6 +33,7 @@ __all__ = [
     "Preprocessing",
     "Source",
     "Which",
+    "from_hub",
     "identify",
     "inflate",
     "interpolate_positions",
@@ -46,6 +49,7 @@ _HOMES = {
     "PROP_ATTN": "families",
     "Preprocessing": "preprocessing",
     "SOURCES": "sources",
+    "from_hub": "hub",
     "Source": "sources",
     "Which": "sets",
     "identify": "identity",

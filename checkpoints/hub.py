@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from .errors import CheckpointError
-from .hub_folder import WEIGHTS
+from .hub_config import is_hub_folder
+from .hub_folder import WEIGHTS, has_weights
 
 PREFIX = "hf-hub:"  # timm's spelling
 _NAME = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?$")
@@ -16,6 +17,11 @@ _CONFIGS = ["config.json", "preprocessor_config.json"]
 def is_hub_name(name: str) -> bool:
     """Whether a string says that it is a repository of the Hub."""
     return name.startswith(PREFIX)
+
+
+def from_hub(name: str | Path) -> bool:
+    """Whether a checkpoint is a repository of the Hub or a folder in its layout."""
+    return is_hub_name(str(name)) or is_hub_folder(Path(name).expanduser())
 
 
 def parse(name: str) -> tuple[str, str | None]:
@@ -36,7 +42,8 @@ def parse(name: str) -> tuple[str, str | None]:
 def fetch(name: str) -> Path:
     """The folder with a repository's configs and weights, downloaded where it is not in the Hub's cache.
 
-    Safetensors where there are some, else what torch saved. A repository's code is neither fetched nor run.
+    Safetensors where there are some, else what torch saved. A repository's code is neither fetched
+    nor run.
 
     Raises:
         CheckpointError: There is no such repository or revision, it asks for terms to be accepted, holds
@@ -47,11 +54,24 @@ def fetch(name: str) -> Path:
         stem, _, suffix = weights.rpartition(".")
         wanted = [*_CONFIGS, weights, f"{weights}.index.json", f"{stem}-*-of-*.{suffix}"]
         folder = _snapshot(name, repo, revision, wanted)
-        if (folder / weights).is_file() or (folder / f"{weights}.index.json").is_file():
+        if has_weights(folder):
             return folder
     raise CheckpointError(
         f"{name} has no weights that can be read ({' or '.join(WEIGHTS)}): choose another repository"
     )
+
+
+def fetch_config(name: str) -> Path:
+    """The folder with a repository's configs, some kilobytes, and whatever of it is in the cache.
+
+    Raises:
+        CheckpointError: As `fetch`; or it has no config.json.
+    """
+    repo, revision = parse(name)
+    folder = _snapshot(name, repo, revision, _CONFIGS)
+    if not is_hub_folder(folder):
+        raise CheckpointError(f"{name} has no config.json, so it holds no model: choose another")
+    return folder
 
 
 def _snapshot(name: str, repo: str, revision: str | None, wanted: list[str]) -> Path:
@@ -73,7 +93,9 @@ def _snapshot(name: str, repo: str, revision: str | None, wanted: list[str]) -> 
             "set HF_TOKEN if it is yours"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{repo} has no revision {revision}: leave it out, or check it") from error
+        raise CheckpointError(
+            f"{repo} has no revision {revision}: leave it out, or check it"
+        ) from error
     except Exception as error:  # whatever the transport raises
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(

@@ -35,6 +35,10 @@ class ModelConfig:
     maker: Literal["timm", "transformers"]
     kind: str
     family: str | None = None
+    trained: str = "encoder"  # what is known of `Identity.kind`
+    depth: int | None = None
+    width: int | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)  # of timm's architecture
     size: int | None = None
     patch: int | None = None
     frames: int | None = None
@@ -60,7 +64,7 @@ class ModelConfig:
 
     def known(self) -> dict[str, Any]:
         """What the config says of the model, by name, without its classes' names."""
-        apart = ("maker", "kind", "family", "class_names", "preprocessing")
+        apart = ("maker", "kind", "family", "trained", "args", "class_names", "preprocessing")
         values = {name: value for name, value in vars(self).items() if name not in apart}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -96,7 +100,9 @@ def _json(path: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} cannot be read ({reason}): fetch it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, no options: fetch it again")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, no options: fetch it again"
+        )
     return content
 
 
@@ -114,11 +120,15 @@ def _of_transformers(
     audio = family == "ast"
     pooled = config.get("use_mean_pooling", True) if family == "videomae" else False
     names = _class_names(config.get("id2label"))
-    has_head = any("Classification" in str(name) for name in config.get("architectures") or [])
+    saved_as = " ".join(map(str, config.get("architectures") or []))
+    has_head = "Classification" in saved_as and not audio  # AST's fits no timm ViT
     return ModelConfig(
         maker="transformers",
         kind=kind,
         family=family,
+        trained="fine-tuned" if has_head else "full" if "PreTraining" in saved_as else "encoder",
+        depth=_number(config, "num_hidden_layers"),
+        width=_number(config, "hidden_size"),
         size=_number(config, "image_size"),
         patch=_number(config, "patch_size"),
         frames=_number(config, "max_length" if audio else "num_frames"),
@@ -127,7 +137,7 @@ def _of_transformers(
         stride=_number(config, "time_stride"),
         num_classes=len(config.get("id2label") or ()) or None if has_head else None,
         class_names=names if has_head else (),
-        pooling="avg" if pooled else "token" if has_head and not audio else None,
+        pooling="avg" if pooled else "token" if has_head else None,
         norm_eps=_real(config, "layer_norm_eps"),
         qkv_bias=config.get("qkv_bias") if isinstance(config.get("qkv_bias"), bool) else None,
         preprocessing=_preprocessing(prepared),
@@ -140,20 +150,22 @@ def _of_timm(config: Mapping[str, Any]) -> ModelConfig:
     extra = config.get("model_args")
     args: Mapping[str, Any] = extra if isinstance(extra, Mapping) else {}
     classes = _number(config, "num_classes")
-    crop = (
-        (data.get("interpolation"), _real(data, "crop_pct"))
-        if classes
-        else (None, None)
-    )
+    crop = (data.get("interpolation"), _real(data, "crop_pct")) if classes else (None, None)
     side = data.get("input_size")
     size = side[-1] if isinstance(side, list) and len(side) == 3 and side[1] == side[2] else None
     names = config.get("label_names") or data.get("label_names")
+    sound = _sound(side or data.get("input_size"))
     return ModelConfig(
         maker="timm",
         kind=str(config["architecture"]),
         family="mae" if data.get("tag") == "mae" else None,
+        trained="fine-tuned" if classes else "encoder",
+        args={**args, "num_classes": classes or 0},
         size=size,
-        patch=_number(args, "patch_size"),
+        frames=sound[0] if sound else None,
+        mels=sound[1] if sound else None,
+        patch=_number(args, "patch_size") or (16 if sound else None),
+        stride=(_number(args, "patch_size") or 16) if sound else None,
         num_classes=classes or None,
         class_names=tuple(map(str, names)) if isinstance(names, list) and classes else (),
         pooling=_pooling(config.get("global_pool") or args.get("global_pool")),
@@ -162,6 +174,14 @@ def _of_timm(config: Mapping[str, Any]) -> ModelConfig:
             _channels(data.get("mean")), _channels(data.get("std")), size, *crop
         ),
     )
+
+
+def _sound(size: Any) -> tuple[int, int] | None:
+    """Frames and mels of a model of one channel that reads more of one than of the other."""
+    plain = isinstance(size, list) and len(size) == 3 and all(isinstance(n, int) for n in size)
+    if not plain or size[0] != 1 or size[1] == size[2]:
+        return None
+    return size[1], size[2]
 
 
 def _preprocessing(prepared: Mapping[str, Any]) -> Preprocessing:

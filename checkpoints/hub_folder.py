@@ -12,6 +12,13 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of the file, the first choice first; each may be in shards, with `NAME.index.json`."""
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights, all or some of them."""
+    return any(
+        (folder / f"{name}{end}").is_file() for name in WEIGHTS for end in ("", ".index.json")
+    )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that a folder's weights are in.
 
@@ -52,9 +59,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def merged(
-    files: list[Path], read: Callable[[Path], Mapping[str, object]]
-) -> dict[str, object]:
+def merged(files: list[Path], read: Callable[[Path], Mapping[str, object]]) -> dict[str, object]:
     """The content of all files; a name that two of them have is refused."""
     content: dict[str, object] = {}
     for file in files:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import timm_hub
+from . import audiomae, hub, timm_hub
 from .errors import CheckpointError
-from .hub_config import ModelConfig
+from .hub_config import ModelConfig, read_config
+from .hub_folder import has_weights
 from .layout import Positions, encoder_size, positions_of, tubelet_of
 from .opening import Opened, open_checkpoint
 from .preprocessing import Preprocessing, of_family, of_timm
@@ -41,12 +42,17 @@ class Identity:
 
 
 def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity:
-    """Look at a checkpoint: a file, a name in `SOURCES` or a timm name; `weights` as for `load`.
+    """Look at a checkpoint: a file, a folder or a name, as for `load`; so is `weights`.
 
-    Nothing is downloaded: a name whose file is not on this machine is answered from what is
-    known of it. Raises CheckpointError as `load` does for what cannot be read or is no ViT.
+    No weights are downloaded: a name whose file is not on this machine is answered from what is
+    known of it, of a repository of the Hub from its config, which is fetched.
+
+    Raises CheckpointError as `load` does for what cannot be read or is no ViT.
     """
     if isinstance(name_or_path, str) and not Path(name_or_path).expanduser().is_file():
+        if hub.is_hub_name(name_or_path):
+            folder = hub.fetch_config(name_or_path)
+            return identify(folder, weights) if has_weights(folder) else _of_config(folder)
         if source := SOURCES.get(name_or_path):
             kept = weights_dir() / source.file
             return identify(kept, weights) if kept.is_file() else _of_source(source)
@@ -99,6 +105,38 @@ def _of_source(source: Source) -> Identity:
         positions=source.positions,
         tubelet=source.tubelet,
         preprocessing=of_family(source.family, source.kind == "fine-tuned"),
+    )
+
+
+def _of_config(folder: Path) -> Identity:
+    config = read_config(folder)
+    depth, width, class_token, pooling = config.depth, config.width, True, config.pooling
+    if config.maker == "timm":
+        vit = timm_hub.build(config.kind, dict(config.args))
+        depth, width, class_token = len(vit.blocks), vit.embed_dim, vit.cls_token is not None
+        pooling = pooling or {"avg": "avg", "token": "token"}.get(vit.global_pool)
+    if depth is None or width is None:
+        raise CheckpointError(
+            f"{folder}/config.json does not say the model's size (num_hidden_layers, hidden_size): "
+            "fetch the weights, then look at their folder"
+        )
+    family = config.family or (audiomae.NAME if config.mels else "timm")
+    video = family == "videomae"
+    known = config.preprocessing
+    tuned = config.trained == "fine-tuned"
+    return Identity(
+        family=family,
+        kind=config.trained,
+        num_classes=config.num_classes,
+        depth=depth,
+        width=width,
+        class_token=class_token and not video,
+        pooling=pooling if tuned or video else None,
+        positions="sinusoid" if video else None,
+        tubelet=config.tubelet if video else None,
+        preprocessing=known if known.known() else of_family(family, tuned, config.size),
+        class_names=config.class_names,
+        config=config,
     )
 
 

@@ -43,7 +43,8 @@ def load(
         vit: a plain timm VisionTransformer (or VisionTransformerDistilled); for video one whose
             `patch_embed.proj` is a Conv3d and whose `patch_embed.grid_size` is (t, h, w); for sound
             one of one channel whose grid is (time, mels).
-        name_or_path: a file, a name in `SOURCES`, or a timm name (`vit_base_patch16_224.mae`).
+        name_or_path: a file, a folder in the Hub's layout, a name in `SOURCES`, a timm name
+            (`vit_base_patch16_224.mae`), or `hf-hub:OWNER/NAME[@REVISION]`.
         head: False leaves the file's classifier out even if it fits.
         inflate: True spreads an image checkpoint over the time of a video model, see `inflate`.
         weights: which set of a file that holds two: `live` or `ema`, see `state_dict_of`.
@@ -80,6 +81,7 @@ def load(
         taken=opened.taken,
         held=opened.held,
         preprocessing=opened.preprocessing,
+        class_names=opened.class_names if "head.weight" in fit.weights else (),
     )
 
 

@@ -124,7 +124,7 @@ def _of_folder(name: str, content: Checkpoint, config: ModelConfig) -> Opened:
         audiomae.published_grid(weights) if family == audiomae.NAME else None
     )
     known = config.preprocessing
-    if not known.known():
+    if not known.known() or (config.maker == "timm" and spectrogram):  # timm's are of images
         known = of_family(family, tuned=any(map(in_head, weights)), size=config.size)
     return Opened(
         name, weights, layout, family, spectrogram, grid,
@@ -134,7 +134,9 @@ def _of_folder(name: str, content: Checkpoint, config: ModelConfig) -> Opened:
 
 def _turned(name: str, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     if not ast.matches(weights):
-        raise CheckpointError(f"{name} says that it is an AST, and its weights are of another model")
+        raise CheckpointError(
+            f"{name} says that it is an AST, and its weights are of another model"
+        )
     grid = config.mel_grid or ast.grid_of(weights)
     if weights["pos_embed"].shape[1] != ast.PREFIX + grid[0] * grid[1]:
         raise CheckpointError(

@@ -1,5 +1,7 @@
 """Weights that timm publishes, by timm's names (`vit_base_patch16_224.mae`)."""
 
+from typing import Any
+
 import timm
 import torch
 from timm.models import VisionTransformer, get_pretrained_cfg
@@ -30,8 +32,20 @@ def skeleton(name: str) -> VisionTransformer:
     config = get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise CheckpointError(f"timm publishes no weights for {name}: choose a name with a tag")
-    with torch.device("meta"):
-        model = timm.create_model(name)
+    return build(name, {})
+
+
+def build(name: str, args: dict[str, Any]) -> VisionTransformer:
+    """A model of timm's, without values (on the meta device).
+
+    Raises CheckpointError when timm has no such model or it is no plain ViT.
+    """
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, **args)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"timm cannot build {name} ({reason}): update timm") from error
     if not isinstance(model, VisionTransformer):
         raise CheckpointError(
             f"{name} is timm's {type(model).__name__}, not a VisionTransformer, whose tokens are "

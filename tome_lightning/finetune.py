@@ -155,9 +155,14 @@ class FineTune(LightningModule):
             )
         family, pooling = "mae", None
         unpooled = self.input.chooses_pool and "global_pool" not in vit
-        if checkpoint is not None and (prop_attn is None or unpooled):
+        lacks_eps = self.input.chooses_pool and "norm_eps" not in vit
+        hub = checkpoint is not None and lacks_eps and checkpoints.from_hub(checkpoint)
+        if checkpoint is not None and (prop_attn is None or unpooled or hub):
             identity = checkpoints.identify(checkpoint, weights)
             family, pooling = identity.family, identity.pooling
+            if hub:  # kept with the options, so that a run's checkpoint needs no Hub
+                config = identity.config
+                vit["norm_eps"] = (config.norm_eps if config else None) or 1e-6
         if prop_attn is None:
             prop_attn = checkpoints.PROP_ATTN[family]
         if self.input.chooses_pool:

@@ -54,13 +54,19 @@ def serving(root: Path, errors: dict[str, tuple[int, str]] | None = None) -> Ite
             if self._refused(repo, revision):
                 return
             files = {str(f.relative_to(root / repo)): f for f in sorted((root / repo).rglob("*"))}
-            content: Any = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]}
+            content: Any = {
+                "id": repo,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": n} for n in files],
+            }
             if tree:
                 content = [
                     {"type": "file", "path": name, "oid": COMMIT, "size": file.stat().st_size}
                     for name, file in files.items()
                 ]
-            self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"}, body)
+            self._send(
+                200, json.dumps(content).encode(), {"Content-Type": "application/json"}, body
+            )
 
         def _file(self, repo: str, name: str, body: bool) -> None:
             if self._refused(repo):

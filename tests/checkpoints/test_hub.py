@@ -32,7 +32,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (root / "owner").mkdir(parents=True)
     with serving(root, ERRORS) as address:
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        )
         yield root
 
 
@@ -123,3 +127,17 @@ def test_without_network_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_name_has_an_owner_and_may_have_a_revision():
     assert parse("hf-hub:a/b") == ("a/b", None)
     assert parse("hf-hub:a/b-1.x@refs/pr/1") == ("a/b-1.x", "refs/pr/1")
+
+
+def test_a_look_fetches_the_config_alone(hub: Path):
+    publish(hub)
+    identity = identify("hf-hub:owner/small")
+    assert (identity.depth, identity.width, identity.num_classes) == (2, 32, 3)
+    assert (identity.kind, identity.pooling, identity.class_names[0]) == (
+        "fine-tuned",
+        "token",
+        "cat",
+    )
+    assert not any((hub.parent / "hub").rglob("model.safetensors"))
+    fetch("hf-hub:owner/small")
+    assert identify("hf-hub:owner/small") == identity

@@ -215,7 +215,9 @@ def _no_json(folder: Path) -> None:
 
 def _key_gone(folder: Path) -> None:
     for file in folder.glob("model-*"):
-        kept = {k: v for k, v in load_file(file).items() if "layer.1.attention.attention.key" not in k}
+        kept = {
+            k: v for k, v in load_file(file).items() if "layer.1.attention.attention.key" not in k
+        }
         save_file(kept, file)
 
 
@@ -248,3 +250,34 @@ def test_a_spoilt_folder_is_refused_in_a_line(tmp_path: Path, folder: Path, spoi
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(hub.vit(), tmp_path_factory.mktemp("hub"), max_shard_size="20KB")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [hub.vit, hub.vit_mae, lambda: hub.dinov2(True), lambda: hub.videomae(True),
+     lambda: hub.videomae(False), hub.ast],
+)  # fmt: skip
+def test_the_config_alone_says_what_the_weights_say(tmp_path: Path, make: Any):
+    from checkpoints.identity import _of_config
+
+    known, whole = _of_config(saved(make(), tmp_path)), identify(tmp_path)
+    if whole.family == "dinov2":  # its head is counted, and never loaded
+        assert known.num_classes == whole.num_classes
+    assert known == whole
+
+
+@torch.no_grad()
+def test_the_published_epsilon_is_that_of_the_model(tmp_path: Path):
+    # small weights, for which 1e-12 and timm's 1e-6 are not the same
+    theirs = hub.vit(layer_norm_eps=1e-12)
+    theirs.vit.embeddings.patch_embeddings.projection.weight.data *= 1e-5
+    for name in ("cls_token", "position_embeddings"):
+        getattr(theirs.vit.embeddings, name).data *= 1e-4
+    theirs.vit.embeddings.patch_embeddings.projection.bias.data *= 1e-4
+    saved(theirs, tmp_path)
+    eps = identify(tmp_path).config.norm_eps
+    ours, other = image_vit(num_classes=3, norm_eps=eps), image_vit(num_classes=3)
+    load(ours, tmp_path), load(other, tmp_path)
+    logits = theirs(IMAGES).logits
+    assert_equal(ours(IMAGES), logits)
+    assert (other(IMAGES) - logits).abs().max() > 1e-3

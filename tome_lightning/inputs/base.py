@@ -6,8 +6,10 @@ import difflib
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar
 
+from timm.layers import LayerNorm
 from timm.models.vision_transformer import VisionTransformer
 
 
@@ -74,8 +76,24 @@ def check_multiple(what: str, size: int, parts: str, part: int) -> None:
         )
 
 
-def check_timm_arguments(timm_kwargs: dict[str, Any]) -> None:
-    """Refuse arguments that timm's VisionTransformer does not have, naming the nearest ones."""
+def timm_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of timm's VisionTransformer as it takes them.
+
+    Args:
+        given: Its own, and ``norm_eps``, the epsilon of every LayerNorm, by default timm's 1e-6:
+            transformers' models may have been trained with another.
+
+    Raises:
+        InputError: If timm has no such argument; names the nearest ones.
+    """
+    timm_kwargs = dict(given)
+    eps = timm_kwargs.pop("norm_eps", None)
+    if eps is not None and (isinstance(eps, bool) or not isinstance(eps, int | float) or eps <= 0):
+        raise InputError(
+            f"model.vit.norm_eps is a small positive number such as 1e-6, got {eps!r}."
+        )
+    if eps is not None:
+        timm_kwargs.setdefault("norm_layer", partial(LayerNorm, eps=float(eps)))
     known = set(inspect.signature(VisionTransformer).parameters)
     for name in timm_kwargs:
         if name not in known:
@@ -84,6 +102,7 @@ def check_timm_arguments(timm_kwargs: dict[str, Any]) -> None:
                 f"timm's VisionTransformer has no argument {name!r} (model.vit.{name}). "
                 f"Nearest: {', '.join(close) or 'none'}."
             )
+    return timm_kwargs
 
 
 def _nearest_multiple(size: int, patch: int) -> str:

@@ -15,7 +15,7 @@ from tome_lightning.inputs.base import (
     InputError,
     check_free,
     check_multiple,
-    check_timm_arguments,
+    timm_arguments,
 )
 from tome_lightning.tome.projection import remove_key_bias
 
@@ -182,7 +182,7 @@ class Clip(Input):
 
     def build(self, **timm_kwargs: Any) -> VisionTransformer:
         """See ``Input.build``; pools by averaging (``global_pool="avg"``) unless told otherwise."""
-        check_timm_arguments(timm_kwargs)
+        timm_kwargs = timm_arguments(timm_kwargs)
         self._check()
         check_free(self, timm_kwargs)
         if self.positions == "separable" and timm_kwargs.get("reg_tokens"):

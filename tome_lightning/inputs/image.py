@@ -14,7 +14,7 @@ from tome_lightning.inputs.base import (
     Input,
     InputError,
     check_multiple,
-    check_timm_arguments,
+    timm_arguments,
 )
 from tome_lightning.tome.support import UnsupportedModelError, check_supported
 
@@ -49,7 +49,7 @@ class Image(Input):
     def build(self, **timm_kwargs: Any) -> VisionTransformer:
         if self.timm_model is not None:
             return self._build_named(timm_kwargs)
-        check_timm_arguments(timm_kwargs)
+        timm_kwargs = timm_arguments(timm_kwargs)
         self._check_tiles(self.patch)
         try:
             return VisionTransformer(
@@ -64,7 +64,7 @@ class Image(Input):
             raise InputError(
                 f"timm has no model {self.timm_model!r}. Nearest: {', '.join(close) or 'none'}."
             )
-        check_timm_arguments(timm_kwargs)
+        timm_kwargs = timm_arguments(timm_kwargs)
         try:
             vit = timm.create_model(
                 self.timm_model, img_size=self.size, in_chans=self.channels, **timm_kwargs

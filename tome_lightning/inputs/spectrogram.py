@@ -17,7 +17,7 @@ from tome_lightning.inputs.base import (
     InputError,
     check_free,
     check_multiple,
-    check_timm_arguments,
+    timm_arguments,
 )
 
 
@@ -142,7 +142,7 @@ class Spectrogram(Input):
 
     def build(self, **timm_kwargs: Any) -> VisionTransformer:
         """See ``Input.build``; pools by averaging (``global_pool="avg"``) unless told otherwise."""
-        check_timm_arguments(timm_kwargs)
+        timm_kwargs = timm_arguments(timm_kwargs)
         self._check()
         check_free(self, timm_kwargs)
         masks = self.mask_time != 0 or self.mask_freq != 0
