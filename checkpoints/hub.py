@@ -74,6 +74,20 @@ def fetch_config(name: str) -> Path:
     return folder
 
 
+def cached(name: str) -> Path | None:
+    """The folder of a repository that is on this machine with its weights; nothing is fetched."""
+    import huggingface_hub
+
+    repo, revision = parse(name)
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+        )
+    except (OSError, ValueError):  # LocalEntryNotFoundError is both
+        return None
+    return folder if has_weights(folder) else None
+
+
 def _snapshot(name: str, repo: str, revision: str | None, wanted: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors

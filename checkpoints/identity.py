@@ -6,7 +6,6 @@ from pathlib import Path
 from . import audiomae, hub, timm_hub
 from .errors import CheckpointError
 from .hub_config import ModelConfig, read_config
-from .hub_folder import has_weights
 from .layout import Positions, encoder_size, positions_of, tubelet_of
 from .opening import Opened, open_checkpoint
 from .preprocessing import Preprocessing, of_family, of_timm
@@ -51,8 +50,7 @@ def identify(name_or_path: str | Path, weights: Which | None = None) -> Identity
     """
     if isinstance(name_or_path, str) and not Path(name_or_path).expanduser().is_file():
         if hub.is_hub_name(name_or_path):
-            folder = hub.fetch_config(name_or_path)
-            return identify(folder, weights) if has_weights(folder) else _of_config(folder)
+            return _of_repository(name_or_path, weights)
         if source := SOURCES.get(name_or_path):
             kept = weights_dir() / source.file
             return identify(kept, weights) if kept.is_file() else _of_source(source)
@@ -106,6 +104,14 @@ def _of_source(source: Source) -> Identity:
         tubelet=source.tubelet,
         preprocessing=of_family(source.family, source.kind == "fine-tuned"),
     )
+
+
+def _of_repository(name: str, weights: Which | None) -> Identity:
+    """From the copy in the cache, from what is known of a published one, or from its config."""
+    if folder := hub.cached(name):
+        return identify(folder, weights)
+    known = [source for source in SOURCES.values() if source.hub == hub.parse(name)[0]]
+    return _of_source(known[0]) if known else _of_config(hub.fetch_config(name))
 
 
 def _of_config(folder: Path) -> Identity:

@@ -18,7 +18,8 @@ class LoadReport:
     `notes` says of each reshaped name what was done. `dropped` are names of the file (as converted
     to timm's) that were not used. `held` are the sets of weights in the file (live and averaged) and
     how it calls them, `taken` the one this is; `preprocessing` is what is known of the samples that the
-    weights want, `class_names` are those of the head that was taken, where they are told. Prints as a short table.
+    weights want, `class_names` are those of the head that was taken, where they are told. Prints as a
+    short table.
     """
 
     source: str

@@ -26,7 +26,9 @@ class Source:
     `url` is None where a browser has to fetch it; `md5` is what is published of its hash, the
     first hex digits or nothing, which tells a damaged copy and not a forged one; `sha256` pins the
     file where its hash is known to us; `arch` is a timm model with its blocks (not all with its patches);
-    `how` says where a user gets it and under which licence. The rest is what `Identity` calls so.
+    `how` says where a user gets it and under which licence; `hub` is a repository of the Hugging Face Hub
+    with the same weights in another layout, which `hf-hub:` before it loads. The rest is what `Identity`
+    calls so.
     """
 
     name: str
@@ -43,6 +45,33 @@ class Source:
     positions: Positions | None = None
     tubelet: int | None = None
     sha256: str = ""
+
+    @property
+    def hub(self) -> str | None:
+        return _HUB.get(self.name)
+
+
+# By their names there; cards of facebook's say Apache-2.0, of MCG-NJU's CC-BY-NC-4.0.
+_HUB = {
+    "mae_pretrain_vit_base": "facebook/vit-mae-base",
+    "mae_pretrain_vit_large": "facebook/vit-mae-large",
+    "mae_pretrain_vit_huge": "facebook/vit-mae-huge",
+    "videomae_vit_base_k400": "MCG-NJU/videomae-base",
+    "videomae_vit_base_k400_800ep": "MCG-NJU/videomae-base-short",
+    "videomae_vit_large_k400": "MCG-NJU/videomae-large",
+    "videomae_vit_base_ssv2": "MCG-NJU/videomae-base-ssv2",
+    "videomae_vit_base_ssv2_800ep": "MCG-NJU/videomae-base-short-ssv2",
+    "videomae_vit_small_k400_finetuned": "MCG-NJU/videomae-small-finetuned-kinetics",
+    "videomae_vit_base_k400_finetuned": "MCG-NJU/videomae-base-finetuned-kinetics",
+    "videomae_vit_base_k400_800ep_finetuned": "MCG-NJU/videomae-base-short-finetuned-kinetics",
+    "videomae_vit_large_k400_finetuned": "MCG-NJU/videomae-large-finetuned-kinetics",
+    "videomae_vit_huge_k400_finetuned": "MCG-NJU/videomae-huge-finetuned-kinetics",
+    "videomae_vit_small_ssv2_finetuned": "MCG-NJU/videomae-small-finetuned-ssv2",
+    "videomae_vit_base_ssv2_finetuned": "MCG-NJU/videomae-base-finetuned-ssv2",
+    "videomae_vit_base_ssv2_800ep_finetuned": "MCG-NJU/videomae-base-short-finetuned-ssv2",
+    "audiomae_vit_base": "gaunernst/vit_base_patch16_1024_128.audiomae_as2m",
+    "audiomae_vit_base_finetuned": "gaunernst/vit_base_patch16_1024_128.audiomae_as2m_ft_as20k",
+}
 
 
 def _mae(folder: str, file: str, md5: str, kind: str, arch: str) -> Source:
@@ -266,7 +295,8 @@ def _checked(path: Path, source: Source) -> Path:
 
 
 def _by_hand(path: Path, source: Source) -> str:
-    return f"put {source.file} at {path} (from {source.how})"
+    hub = f", or take hf-hub:{source.hub} instead" if source.hub else ""
+    return f"put {source.file} at {path} (from {source.how}){hub}"
 
 
 def _fault(path: Path, source: Source) -> str:

@@ -207,7 +207,12 @@ def test_a_file_without_a_vit_is_refused(save):
 
 
 def test_every_family_has_its_defaults():
-    families = {"mae", "mae_st", "audiomae", "videomae", "tome", "timm"}
+    families = {"mae", "mae_st", "audiomae", "videomae", "ast", "dinov2", "tome", "timm"}
     assert set(PROP_ATTN) == set(POOLING) == families
-    assert {family for family in families if PROP_ATTN[family]} == {"tome", "timm"}
-    assert {family for family in families if POOLING[family] == "token"} == {"timm"}
+    assert {family for family in families if PROP_ATTN[family]} == {
+        "ast",
+        "dinov2",
+        "tome",
+        "timm",
+    }
+    assert {family for family in families if POOLING[family] == "token"} == {"dinov2", "timm"}

@@ -95,7 +95,7 @@ def trusted_model(given: Mapping[str, Any], tensors: int) -> Taken:
         Untrusted: For what is no hyper-parameter, or of another type.
     """
     hints = {**get_type_hints(FineTune.__init__), "input": object, "task": object}
-    vit = _hints(VisionTransformer)
+    vit = {**_hints(VisionTransformer), "norm_eps": float | None}  # ours: see inputs/base.py
     if isinstance(given.get("vit"), dict):
         refuse(faults(given["vit"], vit, "model.vit."))
         depth = given["vit"].get("depth", 0)

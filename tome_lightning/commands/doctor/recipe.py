@@ -103,13 +103,19 @@ def _model(plan: Any) -> Iterator[Finding]:
 
 def _weights(plan: Any) -> Iterator[Finding]:
     import checkpoints
-    from checkpoints import SOURCES
+    from checkpoints import SOURCES, hub
     from checkpoints.sources import weights_dir
     from tome_lightning.inputs.preprocessing import difference
 
     name, vit = plan.model.checkpoint, plan.model.vit
     if name is None:
         yield ok("weights", "random, as the recipe says")
+        return
+    if hub.is_hub_name(name) and hub.cached(name) is None:
+        remedy = (
+            f"the run fetches it; without a network: hf download {hub.parse(name)[0]}, elsewhere"
+        )
+        yield warning("weights", f"{name} is not in the Hub's cache on this machine", remedy)
         return
     source = SOURCES.get(name)
     kept = weights_dir() / source.file if source else Path(name).expanduser()
@@ -132,8 +138,10 @@ def _weights(plan: Any) -> Iterator[Finding]:
     if size != ours:
         words = f"{name} has {size[0]} blocks of {size[1]}, the model {ours[0]} of {ours[1]}"
         yield broken("weights", words, "choose weights of the model's size")
-    elif kept.is_file():
-        yield ok("weights", f"{kept}: {identity.family}, {identity.kind}")
+    elif kept.exists() or hub.is_hub_name(name):
+        yield ok(
+            "weights", f"{name if source is None else kept}: {identity.family}, {identity.kind}"
+        )
     else:
         words = f"{name}: timm fetches it from its hub unless it is in its cache"
         yield warning("weights", words, "start the run once where there is a network")
