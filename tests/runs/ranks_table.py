@@ -2,7 +2,7 @@
 
 ``python -m tests.runs.ranks_table`` runs every case on one node of two and four ranks, on one node under
 torchrun, and on two nodes (two torchrun agents on this machine), with gloo, and prints the table of
-``recipes/LONG_RUNS.md``. It exits with 1 if a case is against expectation. ``--launch`` and ``--case``
+``recipes/LONG_RUNS.md`` after them. It exits with 1 if a case is against expectation. ``--launch`` and ``--case``
 choose some of them.
 """
 
@@ -159,10 +159,23 @@ class Row(NamedTuple):
     words: str
     fine: bool
 
+    @property
+    def ends(self) -> str:
+        return ", ".join("none" if code is None else str(code) for code in self.codes)
+
     def __str__(self) -> str:
-        codes = ", ".join("none" if code is None else str(code) for code in self.codes)
         words = self.words.replace("|", "\\|")
-        return f"| {self.case} | {self.launch} | {self.seconds:.0f} | {codes} | {words} |"
+        return f"| {self.case} | {self.launch} | {self.seconds:.0f} | {self.ends} | {words} |"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a case, a column a launch, in them seconds and exit codes."""
+    launches = list(dict.fromkeys(row.launch for row in rows))
+    lines = [f"| case | {' | '.join(map(str, launches))} |", "|---" * (len(launches) + 1) + "|"]
+    for case in dict.fromkeys(row.case for row in rows):
+        cells = {row.launch: f"{row.seconds:.0f} s: {row.ends}" for row in rows if row.case == case}
+        lines.append(f"| {case} | {' | '.join(cells.get(one, '') for one in launches)} |")
+    return "\n".join(lines)
 
 
 def try_case(name: str, launch: Launch, data: Path, folder: Path) -> Row:
@@ -271,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--launch", action="append", choices=list(LAUNCHES))
     parser.add_argument("--case", action="append", choices=list(CASES))
     options = parser.parse_args(argv)
-    wrong = 0
+    rows: list[Row] = []
     print("| case | processes | seconds | exit codes | said |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         data = write_data("quickstart", Path(place))
@@ -282,11 +295,12 @@ def main(argv: list[str] | None = None) -> int:
                 folder = Path(place, f"{key}{number}")
                 row = try_case(name, LAUNCHES[key], data, folder)
                 print(row, "" if row.fine else "NOT AS EXPECTED", flush=True)
+                rows.append(row)
                 if not row.fine:
-                    wrong += 1
                     printed = [log.read_text(errors="replace") for log in folder.glob("*.log")]
                     print(*(text[-3000:] for text in printed), sep="\n---\n", file=sys.stderr)
-    return int(wrong > 0)
+    print(f"\n{table(rows)}")
+    return int(not all(row.fine for row in rows))
 
 
 if __name__ == "__main__":
