@@ -2,8 +2,8 @@
 
 ``python -m tests.runs.ranks_table`` runs every case on one node of two and four ranks, on one node under
 torchrun, and on two nodes (two torchrun agents on this machine), with gloo, and prints the table of
-``recipes/LONG_RUNS.md`` after them. It exits with 1 if a case is against expectation. ``--launch`` and ``--case``
-choose some of them.
+``recipes/LONG_RUNS.md`` after them. It exits with 1 if a case is against expectation. ``--launch`` and
+``--case`` choose some of them.
 """
 
 from __future__ import annotations
