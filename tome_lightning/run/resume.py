@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from tome_lightning.trainer.progress import Progress
 from tome_lightning.trainer.saving import LAST
 from tome_lightning.trust import Untrusted, class_paths, recipe_name
 
-CONNECTOR = "checkpoint_connector.py"  # Lightning's, which restores a run's parts in turn
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 
 
@@ -230,33 +228,6 @@ def check_left_out(
             )
     told = "; ".join(f"trainer.{name} {', '.join(gone)}" for name, gone in missing.items())
     return f"The checkpoint's run had {told}, which this one has not" if told else None
-
-
-def not_restored(
-    error: BaseException, options: Sequence[str] = (), path: Path | None = None
-) -> str | None:
-    """One line where a checkpoint could be read but not restored: it is of another model, or malformed.
-
-    Args:
-        error: What ended a run.
-        options: Those of the checkpoint that the run was given others for, see `overruled`.
-        path: The checkpoint.
-    """
-    of_model = [option for option in options if option.startswith("model.")]
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.endswith(CONNECTOR) and frame.name.lstrip("_").startswith("res"):
-            if of_model:
-                return (
-                    f"{path} is of another model or optimizer than this run's: {', '.join(of_model)}. "
-                    "Leave that out to go on with it; weights to start another run from go to "
-                    "--init_from."
-                )
-            what = " ".join(str(error).split())[:300]
-            return (
-                f"The checkpoint cannot be restored: {type(error).__name__}: {what}. Is it of a model "
-                "or an optimizer of other sizes? Weights to start another run from go to --init_from."
-            )
-    return None
 
 
 def _last(path: str) -> str:

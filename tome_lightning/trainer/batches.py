@@ -7,11 +7,12 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tome_lightning.errors import UserError
 from tome_lightning.trainer.pace import accumulation, accumulation_scheduler
 from tome_lightning.trainer.progress import Progress
 
 
-class BatchError(ValueError):
+class BatchError(UserError):
     """Batches that do not go together: one line, what, got, why and the way out."""
 
 

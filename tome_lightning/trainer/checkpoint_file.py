@@ -22,6 +22,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from checkpoints.bounds import OutOfBounds, check_archive, check_values
+from tome_lightning.errors import UserError
 from tome_lightning.trust import Untrusted, check_form
 
 DAY = 24 * 60 * 60  # seconds
@@ -38,7 +39,7 @@ WAYS_OUT = {
 }
 
 
-class CheckpointFileError(ValueError):
+class CheckpointFileError(UserError):
     """A file that cannot be loaded as a checkpoint; the message is the short reason."""
 
 

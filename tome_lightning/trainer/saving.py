@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
+from tome_lightning.errors import UserError
 from tome_lightning.screen import say, typed
 from tome_lightning.trainer.agreement import Agreement, to_device
 from tome_lightning.trainer.checkpoint_file import write_text
@@ -24,7 +25,7 @@ LAST = "last.ckpt"
 STOPPED = "stopped"  # in a run directory: a scheduler's signal has ended the run, which is to go on
 
 
-class SavingError(ValueError):
+class SavingError(UserError):
     """Options of saving that cannot be meant, or a last checkpoint that could not be written."""
 
 

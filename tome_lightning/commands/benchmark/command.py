@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import UsageError, nearest
+from tome_lightning.arguments import UsageError, VerbParser, nearest
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
@@ -29,31 +29,19 @@ def main(argv: list[str]) -> int:
         argv: The command line after `benchmark`.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 1 where a variant could not be measured, 130 after
-        Ctrl-C.
+        The exit code: 0, or 1 where a variant could not be measured.
+
+    Raises:
+        ValueError: For a user's mistake.
     """
-    failed = False
-
-    def run() -> None:
-        nonlocal failed
-        failed = _run(argv)
-
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    return exit_code(run) or int(failed)
-
-
-def _run(argv: list[str]) -> bool:
-    """Whether a variant failed."""
-    from tome_lightning.commands.benchmark.bench import find_device, run, settle, settle_batches
-    from tome_lightning.commands.benchmark.case import parse_r
-
-    own, others = split(argv)
-    given = _parser().parse_args(own)
+    given, others = _parser().parse_own(argv)
     _check(given, others)
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.benchmark.bench import find_device, run, settle, settle_batches
+        from tome_lightning.commands.benchmark.case import parse_r
     device = find_device(given.device)
-    case = _case(given, others)
+    with leaving_at_ctrl_c():  # that of a recipe imports Lightning
+        case = _case(given, others)
     rs = None if given.r is None else [parse_r(text) for text in given.r]
     settings = settle(
         case, device, rs, given.mode, given.dtype, compile=given.compile,
@@ -66,39 +54,12 @@ def _run(argv: list[str]) -> bool:
     if given.end_to_end:
         output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
     output.tell_files()
-    return any(row.error is not None for row in rows)
+    return int(any(row.error is not None for row in rows))
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """This verb's own words, written with hyphens, and those of a recipe.
-
-    ``--model NAME`` is one of the first, ``--model.KEY`` of the others.
-    """
-    options = _parser()._option_string_actions
-    own: list[str] = []
-    others: list[str] = []
-    target = own
-    for word in argv:
-        if word.startswith("--"):
-            name, given, value = word.partition("=")
-            plain = name.replace("_", "-")
-            target = own if plain in options else others
-            word = plain + given + value if target is own else word
-        elif word == "-c":
-            target = others
-        target.append(word)
-    return own, others
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See python -m tome_lightning benchmark --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> VerbParser:
+    parser = VerbParser(
         prog="python -m tome_lightning benchmark",
-        allow_abbrev=False,
         description="Time a dense ViT against itself with Token Merging: one process, in turn, the same "
         "random weights and batch. Says how much of what the arithmetic allows is realised.",
         epilog="--recipe NAME|FILE measures a recipe's model instead, with its options: --model.KEY. "

@@ -40,7 +40,7 @@ def measure(argv: list[str], steps: int = 20) -> EndToEnd:
         steps: Optimizer steps of the real run, and steps of each kind on a batch from memory.
 
     Raises:
-        Exception: What ``fit`` would raise; ``cli.exit_code`` makes one line of it.
+        Exception: What ``fit`` would raise; ``__main__`` makes one line of it.
     """
     with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
         _say("the data alone")

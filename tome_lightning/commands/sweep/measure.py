@@ -21,6 +21,7 @@ from tome_lightning.commands.benchmark.rows import Settings
 from tome_lightning.commands.prepared import own_environment
 from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_but_bar
 from tome_lightning.commands.sweep.rows import SweepRow
+from tome_lightning.run.failures import users_mistake
 from tome_lightning.screen import say
 from tome_lightning.tome import R, ToMeViT, layer_plan
 from tome_lightning.tome.macs import macs
@@ -68,8 +69,6 @@ def sweep(
         ValueError: For what the command would refuse, with the same message: an r beyond the tokens,
             no trained weights, data that is not there.
     """
-    from tome_lightning.cli import users_mistake
-
     words = [] if recipe is None else ["--recipe", str(recipe)]
     words += [] if ckpt_path is None else ["--ckpt_path", str(ckpt_path)]
     for key, value in (overrides or {}).items():
