@@ -31,7 +31,6 @@ from timm.models.vision_transformer import VisionTransformer
 import datamodules
 from datamodules.base import LabelledData
 from tome_lightning.arguments import (
-    Arguments,
     UsageError,
     explain_parse_error,
     read_arguments,
@@ -55,9 +54,8 @@ from tome_lightning.run.record import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.run.resume import (
     check_left_out,
     checkpoint_config,
-    describe_choice,
+    checkpoint_to_resume,
     describe_taken,
-    find_checkpoint,
     overruled,
     run_dir_of,
 )
@@ -75,8 +73,6 @@ from tome_lightning.trust import imports_of
 from tome_lightning.version import __version__
 
 FIXED = {"weights_only": True, "return_predictions": False}  # PredictionWriter keeps them
-# Set for the processes that Lightning starts on this machine: what `--resume` has found.
-RESUME_VARIABLE = "TOME_LIGHTNING_RESUME"
 VERSIONS = {
     "tome_lightning": __version__,
     # plain strings: torch has a class of its own for its version, which safe loading refuses
@@ -114,7 +110,9 @@ class ToMeCLI(LightningCLI):
         self.resume = arguments.resume
         first, last = list[str](), list[str]()
         if arguments.resume is not None:
-            self.ckpt_path = _checkpoint_to_resume(arguments)
+            self.ckpt_path = checkpoint_to_resume(
+                arguments.resume, arguments.run_dir, arguments.recipe
+            )
             last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
         self.from_checkpoint: dict[str, Any] = {}
         self.left_out: dict[str, Any] = {}  # of the checkpoint's trainer
@@ -343,25 +341,8 @@ def main(argv: list[str]) -> int:
     trainer = ToMeCLI(argv).trainer
     leave_group()
     # A scheduler need not start a finished run again; a shell's loop ends.
-    late = stop_asked(trainer.callbacks) == signal.SIGINT
+    late = stop_asked(getattr(trainer, "callbacks", ())) == signal.SIGINT
     return 128 + signal.SIGINT if late and not started_by_first() else 0
-
-
-def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
-    """What `--resume` means, the same for all processes of this machine."""
-    assert arguments.resume is not None
-    if started_by_first() and RESUME_VARIABLE in os.environ:
-        found = os.environ[RESUME_VARIABLE]
-        return Path(found) if found else None
-    if arguments.resume == "auto" and arguments.recipe is None and arguments.run_dir is None:
-        raise UsageError("--resume auto has to know whose run: give --recipe or --run_dir.")
-    path = find_checkpoint(arguments.resume, arguments.run_dir, arguments.recipe)
-    os.environ[RESUME_VARIABLE] = str(path or "")
-    if path is None:
-        _say("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
-    elif arguments.resume == "auto":
-        _say(describe_choice(path, arguments.run_dir))
-    return path
 
 
 def _say(words: str) -> None:

@@ -15,11 +15,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tome_lightning.arguments import UsageError
 from tome_lightning.run.environment import other_versions
 from tome_lightning.run.trusted import Taken, trusted_data, trusted_model, trusted_run
+from tome_lightning.screen import say
 from tome_lightning.trainer.checkpoint_file import CheckpointFileError, read_header
 from tome_lightning.trainer.progress import Progress
+from tome_lightning.trainer.ranks import rank, started_by_first
 from tome_lightning.trainer.saving import LAST
 from tome_lightning.trust import Untrusted, class_paths, recipe_name
 
+# Set for the processes that Lightning starts on this machine: what `--resume` has found.
+RESUME_VARIABLE = "TOME_LIGHTNING_RESUME"
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 
 
@@ -39,6 +43,30 @@ class SavedConfig(NamedTuple):
     logged_steps: int | None
     left_out: dict[str, Any]
     class_names: list[str] | None = None
+
+
+def checkpoint_to_resume(resume: str, run_dir: Path | None, recipe: str | None) -> Path | None:
+    """What ``--resume`` means, the same for all processes of this machine; says what ``auto`` finds.
+
+    Args:
+        resume: As for `find_checkpoint`, which says what is returned and raised.
+        run_dir: The run directory, if one was given.
+        recipe: The recipe's name, if there is one.
+    """
+    if started_by_first() and RESUME_VARIABLE in os.environ:
+        found = os.environ[RESUME_VARIABLE]
+        return Path(found) if found else None
+    if resume == "auto" and recipe is None and run_dir is None:
+        raise UsageError("--resume auto has to know whose run: give --recipe or --run_dir.")
+    path = find_checkpoint(resume, run_dir, recipe)
+    os.environ[RESUME_VARIABLE] = str(path or "")
+    if resume == "auto" and rank() == 0:
+        say(
+            "--resume auto finds no checkpoint to go on from: this run starts at its beginning"
+            if path is None
+            else describe_choice(path, run_dir)
+        )
+    return path
 
 
 def find_checkpoint(
