@@ -45,8 +45,8 @@ def _run(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     if given.batch_size is not None and given.dynamic_batch:
         raise UsageError("--batch-size and --dynamic-batch exclude each other: a number, or any.")
-    from tome_lightning.commands.benchmark.case import parse_r
     from tome_lightning.commands.export.export import export_model
+    from tome_lightning.commands.r_words import parse_r
 
     exported = export_model(
         given.out, model=given.model, ckpt=given.ckpt, recipe=given.recipe,

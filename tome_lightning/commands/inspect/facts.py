@@ -120,12 +120,12 @@ def dry_run(name: str | Path, recipe: str) -> str:
         checkpoints.CheckpointError: It does not fit; says why.
         UsageError: The recipe is wrong.
     """
-    from tome_lightning.commands.benchmark.case import from_recipe
+    from tome_lightning.commands.loaded import from_recipe
 
     section = read_yaml(recipes.path(recipe)).get("model") or {}
-    case = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
+    built = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
     inflate, weights = bool(section.get("inflate")), section.get("weights")
-    return str(checkpoints.load(case.vit, name, inflate=inflate, weights=weights))
+    return str(checkpoints.load(built.vit, name, inflate=inflate, weights=weights))
 
 
 def _run_header(path: Path) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ def _run(argv: list[str]) -> bool:
     own, others = split(argv)
     given = _parser().parse_args(own)
     added = _check(given, others)
-    from tome_lightning.commands.benchmark.case import parse_r
+    from tome_lightning.commands.r_words import parse_r
     from tome_lightning.commands.sweep.measure import run
 
     output = _Output(given, added)

@@ -34,8 +34,8 @@ def _run(argv: list[str]) -> None:
     check_output(given.out, given.force)
     import torch
 
-    from tome_lightning.commands.benchmark.case import parse_r
     from tome_lightning.commands.loaded import load_model
+    from tome_lightning.commands.r_words import parse_r
     from tome_lightning.commands.visualize.pictures import check_depths, check_kind, visualize
 
     check_kind(given.out, len(given.input))
