@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError, safe_open
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
 import checkpoints
 import recipes
-from checkpoints.bounds import parse_json
+from checkpoints.notes import exported
 from tome_lightning.arguments import UsageError, read_yaml
 from tome_lightning.commands import recipe_model
 from tome_lightning.inputs import Image, Input, Spectrogram
@@ -29,20 +27,8 @@ from tome_lightning.trainer.checkpoint_file import (
     MalformedRunError,
     read_header,
 )
-from tome_lightning.trust import Untrusted, fits, recipe_name
+from tome_lightning.trust import Untrusted, recipe_name
 
-IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
-NOTED = {  # what is used of what ``export`` notes
-    "averaged": bool,
-    "class_names": list[str] | None,
-    "licence": str | None,
-    "mean": list[float],
-    "prop_attn": bool,
-    "r": int | list[int] | dict[str, int | float],
-    "recipe": str | None,
-    "std": list[float],
-    "versions": dict[str, str],
-}
 HALF = (0.5,)  # what timm assumes of a model that says nothing of its pixels
 
 
@@ -322,39 +308,17 @@ def _of_timm(
         told = report.brief
     net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
     noted = exported(Path(ckpt)) if ckpt is not None else {}
+    net.r = noted.get("r") or 0
     mean = tuple(known.mean) if known is not None else HALF * 3
     std = tuple(known.std) if known is not None else HALF * 3
-    if (
-        ckpt is not None
-        and not _has_tag(name)
-        and kind is not None
-        and kind.family in IMAGENET_FAMILIES
-    ):
-        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # not those of timm's own weights
-    if noted:
-        told_mean, told_std = tuple(noted.get("mean", ())), tuple(noted.get("std", ()))
-        if len(told_mean) == len(told_std) == len(mean):
-            mean, std = told_mean, told_std
-        net.r = noted.get("r") or 0
+    if ckpt is not None and kind is not None and (noted or not _has_tag(name)):
+        pixels = kind.preprocessing  # not those of timm's own weights
+        if pixels.mean and pixels.std and len(pixels.mean) == len(pixels.std) == len(mean):
+            mean, std = pixels.mean, pixels.std
     return LoadedModel(
         name=name, model=net, input=read, mean=mean, std=std, weights=told,
         class_names=noted.get("class_names"),
     )  # fmt: skip
-
-
-def exported(path: Path) -> dict[str, Any]:
-    """What ``export`` noted beside weights; empty for other files."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get("tome_lightning")
-        found = parse_json(text) if text else {}
-    except (SafetensorError, OSError, ValueError):  # what reads the weights says what is wrong
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: value for name, value in found.items() if fits(value, NOTED.get(name, object))}
 
 
 def _is_timm(plain: str) -> bool:
