@@ -15,12 +15,12 @@ from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune
 from tome_lightning.tome import RSchedule, patch
 from tome_lightning.trainer.compiling import (
-    DYNAMO,
     OneShape,
     allow_graphs,
     compile_model,
     equal_parts,
 )
+from tome_lightning.trainer.lightning_internals import DYNAMO
 
 from ..test_callbacks import Noise
 from ..test_finetune import tiny

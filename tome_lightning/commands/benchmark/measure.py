@@ -17,7 +17,7 @@ from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
 from tome_lightning.tome.attention import chosen_kernels
 from tome_lightning.tome.macs import counted_macs, macs
-from tome_lightning.trainer.compiling import DYNAMO
+from tome_lightning.trainer.lightning_internals import DYNAMO
 
 
 def measure(
