@@ -11,7 +11,7 @@ from .hub_folder import WEIGHTS, has_weights
 
 PREFIX = "hf-hub:"  # timm's spelling
 _NAME = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?$")
-_CONFIGS = ["config.json", "preprocessor_config.json"]
+_CONFIGS = ["config.json", "preprocessor_config.json", "README.md"]
 
 
 def is_hub_name(name: str) -> bool:

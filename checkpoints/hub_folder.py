@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,19 @@ from .errors import CheckpointError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of the file, the first choice first; each may be in shards, with `NAME.index.json`."""
+_CARD = 20_000  # characters of a card that are looked at
+
+
+def card_licence(folder: Path) -> str | None:
+    """The licence that a folder's card (README.md) states in its header; None without one."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")[:_CARD]
+    except (OSError, UnicodeDecodeError):
+        return None
+    match = re.search(
+        r"\A---\s.*?^license:\s*[\"']?([\w.+-]+).*?^---", text, re.DOTALL | re.MULTILINE
+    )
+    return match[1] if match else None
 
 
 def has_weights(folder: Path) -> bool:

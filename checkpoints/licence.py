@@ -5,6 +5,8 @@ from pathlib import Path
 from timm.models import get_pretrained_cfg
 
 from .errors import CheckpointError
+from .hub import cached, from_hub, is_hub_name, parse
+from .hub_folder import card_licence
 from .identity import identify
 from .notes import exported
 from .reading import read
@@ -26,6 +28,8 @@ def licence_of(weights: str | Path | None, depth: int = 8) -> str | None:
     if weights is None or not depth:
         return None
     path = Path(weights)
+    if from_hub(weights):
+        return _of_hub(str(weights))
     if not path.is_file():
         return licence_of_name(str(weights))
     try:
@@ -42,6 +46,15 @@ def licence_of(weights: str | Path | None, depth: int = 8) -> str | None:
     if family in NON_COMMERCIAL:
         return f"weights of the {family} family, whose published files are {LICENCE} (no commercial use)"
     return None
+
+
+def _of_hub(name: str) -> str | None:
+    """What the card says, where it is on this machine, else what is known of the repository."""
+    folder = cached(name) if is_hub_name(name) else Path(name).expanduser()
+    if folder is not None and (stated := card_licence(folder)):
+        return f"weights of {name}, {stated} by its card"
+    known = [s for s in SOURCES.values() if is_hub_name(name) and s.hub == parse(name)[0]]
+    return f"weights of {name}, made of {known[0].name}: {known[0].how}" if known else None
 
 
 def licence_of_name(name: str) -> str | None:

@@ -118,6 +118,8 @@ def _of_folder(name: str, content: Checkpoint, config: ModelConfig) -> Opened:
     layout = named(family) if family else layout_of(weights)
     if family == ast.NAME:
         weights, layout = _turned(name, weights, config), timm_vit
+    if family is None and content.family in PROP_ATTN:  # ours, exported
+        family, layout = content.family, timm_vit
     family = family or layout.NAME
     spectrogram = family in (ast.NAME, audiomae.NAME)
     grid = config.mel_grid or (

@@ -1,7 +1,8 @@
 """A model for other programs: timm weights (safetensors), a torch.export program, ONNX; each checked.
 
 Read in this order: ``export`` (the whole), ``origin`` and ``architecture`` (what goes with weights),
-``weights``, ``program`` and ``onnx`` (the formats), ``static`` (merging that ONNX can hold), ``check``.
+``weights``, ``hub_folder``, ``program`` and ``onnx`` (the formats), ``static`` (merging that ONNX can
+hold), ``check``.
 """
 
 from typing import TYPE_CHECKING

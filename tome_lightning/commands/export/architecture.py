@@ -18,6 +18,8 @@ TRAINING = {
     "drop_path_rate", "weight_init", "fix_init",
 }  # fmt: skip
 
+TIMM_EPS = 1e-6  # of timm's LayerNorms
+
 
 class _Call(NamedTuple):
     imports: str
@@ -38,6 +40,20 @@ class Architecture:
     input: Input
     timm_arguments: dict[str, Any]
 
+    @property
+    def beyond_timm(self) -> str:
+        """In words what timm alone does not build; "" where it builds all."""
+        if self._call().make != self.input.build:
+            return ""
+        if "norm_eps" in self.timm_arguments:
+            return f"LayerNorms of epsilon {self.timm_arguments['norm_eps']:g}, where timm's are of 1e-6"
+        return f"a {type(self.input).__name__} input"
+
+    def timm_call(self) -> tuple[str | None, dict[str, Any]]:
+        """The name of timm's entry, None for its VisionTransformer, and the arguments."""
+        arguments = dict(self._call().arguments)
+        return arguments.pop("model_name", None), arguments
+
     def build(self) -> VisionTransformer:
         """With random weights, in evaluation mode: by timm alone where timm can."""
         call = self._call()
@@ -52,14 +68,15 @@ class Architecture:
     def _call(self) -> _Call:
         given, rest = self.input, self.timm_arguments
         timms = "from timm.models import VisionTransformer", "VisionTransformer", VisionTransformer
-        if isinstance(given, Image) and given.timm_model is not None:
+        plain = "norm_eps" not in rest  # which is an argument of ours
+        if plain and isinstance(given, Image) and given.timm_model is not None:
             sizes = {"img_size": given.size, "in_chans": given.channels}
             named = {"model_name": given.timm_model, **sizes, **rest}
             return _Call("import timm", "timm.create_model", timm.create_model, named)
-        if isinstance(given, Image):
+        if plain and isinstance(given, Image):
             sizes = {"img_size": given.size, "patch_size": given.patch, "in_chans": given.channels}
             return _Call(*timms, {**sizes, **rest})
-        if isinstance(given, Spectrogram) and given.stride == given.patch:
+        if plain and isinstance(given, Spectrogram) and given.stride == given.patch:
             area = (given.frames, given.mels)
             return _Call(
                 *timms, {"img_size": area, "patch_size": given.patch, "in_chans": 1, **rest}
@@ -75,6 +92,8 @@ def architecture_of(loaded: LoadedModel, vit_arguments: dict[str, Any]) -> Archi
     """The architecture of a model that was built with these arguments of timm's."""
     vit = loaded.model.vit
     lasting = {key: value for key, value in vit_arguments.items() if key not in TRAINING}
+    if lasting.get("norm_eps") == TIMM_EPS:
+        del lasting["norm_eps"]
     lasting |= {"num_classes": vit.num_classes, "global_pool": vit.global_pool}
     return Architecture(loaded.input, lasting)
 

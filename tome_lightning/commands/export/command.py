@@ -65,7 +65,10 @@ def _parser() -> VerbParser:
     add("--random-weights", action="store_true", help="of --model or --recipe: do not load any")
     add("--weights", choices=("live", "ema"), help="of a file of weights that holds both sets")
     add("--out", metavar="FILE", type=Path, required=True, help="what to write")
-    add("--format", help="safetensors, torch or onnx; by default what the file's suffix says")
+    add(
+        "--format",
+        help="safetensors, torch, onnx or timm-hub (a folder); by default what the suffix says",
+    )
     add(
         "--r", help="16, 16:-1.0 (inflection), 8,8,8 (a block each) or keep=0.9; fixed in the graph"
     )

@@ -15,13 +15,21 @@ from tome_lightning.arguments import UsageError, check_output, nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
 from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
+from tome_lightning.commands.export.hub_folder import (
+    check_hub_folder,
+    check_plain,
+    write_hub_folder,
+)
 from tome_lightning.commands.export.origin import find_origin
 from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
-from tome_lightning.commands.loaded import LoadedModel, load_model
+from tome_lightning.commands.loaded import LoadedModel, is_run_checkpoint, load_model
 from tome_lightning.tome import R, token_counts
+from tome_lightning.trainer.checkpoint_file import read_header
+from tome_lightning.trust import fits
 
+FOLDER = "timm-hub"  # a folder, which no suffix tells
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 SEEDS = (1, 2)  # of the random batches that a file is checked on
 
@@ -60,7 +68,7 @@ class Exported:
         """What the verb prints."""
         merging = f"r={self.r}, {self.tokens[0]} -> {self.tokens[1]} tokens"
         merging += f", proportional attention {'on' if self.prop_attn else 'off'}"
-        if self.format == "safetensors":
+        if self.format in ("safetensors", FOLDER):
             what = "the plain ViT's weights"
             merging = f"noted beside them: {merging}"
             against = "loaded strictly into timm's own model"
@@ -104,10 +112,11 @@ def export_model(
     are logits ``[B, K]``. In a program and in ONNX r is fixed, as is the size of the input.
 
     Args:
-        out: File to write, ``.safetensors``, ``.pt2`` or ``.onnx``.
+        out: File to write, ``.safetensors``, ``.pt2`` or ``.onnx``; a new folder for ``timm-hub``.
         model, ckpt, recipe, r, prop_attn, img_size, random_weights, weights: As for
             ``tome_lightning.commands.loaded.load_model``.
-        format: safetensors, torch or onnx; by default what the suffix says.
+        format: safetensors, torch, onnx, or timm-hub: a folder that ``timm.create_model`` loads by
+            ``local-dir:`` and that can be uploaded to the Hub; by default what the suffix says.
         batch_size: Samples of a batch; ``None`` for any number. Not for safetensors.
         scatter: ONNX only: False adds up merged tokens by a one-hot matrix, for runtimes without
             ScatterElements.
@@ -123,7 +132,10 @@ def export_model(
     out = Path(out)
     kind = find_format(out, format)
     _check_options(kind, batch_size, scatter, opset)
-    check_output(out, force)
+    if kind == FOLDER:
+        check_new_folder(out)
+    else:
+        check_output(out, force)
     loaded = load_model(
         model, ckpt, recipe, r=r, prop_attn=prop_attn, img_size=img_size,
         random_weights=random_weights, weights=weights,
@@ -136,8 +148,14 @@ def export_model(
     origin = find_origin(model, ckpt, recipe, random_weights, weights)
     architecture = architecture_of(loaded, origin.vit)
     about = describe(loaded, origin, architecture)
+    if kind == FOLDER:
+        check_plain(architecture)
 
     def write(file: Path) -> Difference:
+        if kind == FOLDER:
+            file.mkdir()
+            write_hub_folder(loaded, architecture, about, metrics_of(ckpt), file)
+            return check_hub_folder(loaded, architecture, file)
         if kind == "safetensors":
             write_weights(loaded, about, file)
             return check_weights(loaded, architecture, file)
@@ -164,9 +182,12 @@ def find_format(out: Path, format: str | None = None) -> str:
     Raises:
         UsageError: For an unknown one, or one that disagrees with ``format``.
     """
+    if format == FOLDER:
+        return FOLDER
     known = ", ".join(f"{suffix} ({name})" for name, suffix in SUFFIXES.items())
     if format is not None and format not in SUFFIXES:
-        hint = nearest(format, SUFFIXES) or f"One of: {', '.join(SUFFIXES)}."
+        names = [*SUFFIXES, FOLDER]
+        hint = nearest(format, names) or f"One of: {', '.join(names)}."
         raise UsageError(f"There is no format {format!r}. {hint}")
     of_suffix = {suffix: name for name, suffix in SUFFIXES.items()}.get(out.suffix.lower())
     if of_suffix is None:
@@ -180,11 +201,34 @@ def find_format(out: Path, format: str | None = None) -> str:
     return of_suffix
 
 
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that is there already, or cannot be made.
+
+    Raises:
+        UsageError: Says why.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already. Name a new folder.")
+    if not folder.parent.is_dir():
+        raise UsageError(
+            f"{folder} cannot be written: there is no folder {folder.parent}. Make it first."
+        )
+
+
+def metrics_of(ckpt: str | Path | None) -> dict[str, float]:
+    """What a run's checkpoint notes of its best metrics; nothing of other files."""
+    if ckpt is None or not is_run_checkpoint(Path(ckpt)):
+        return {}
+    record = (read_header(Path(ckpt)).get("callbacks") or {}).get("RunRecord") or {}
+    metrics = record.get("metrics")
+    return metrics if fits(metrics, dict[str, int | float]) else {}
+
+
 def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | None) -> None:
     if kind != "onnx" and (not scatter or opset is not None):
         option = "--no-scatter" if not scatter else "--opset"
         raise UsageError(f"{option} is for ONNX, and the file is {kind}. Leave it out.")
-    if kind == "safetensors" and batch != 1:
+    if kind in ("safetensors", FOLDER) and batch != 1:
         raise UsageError("Weights have no batch size. Leave it out, or name a .pt2 or .onnx file.")
     if batch is not None and batch < 1:
         raise UsageError(f"--batch-size is 1 or more, got {batch}. Any number: --dynamic-batch.")
@@ -210,11 +254,14 @@ def _in_place(
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             difference = write(Path(folder, out.name))
             files = sorted(Path(folder).iterdir())
+            written = [file for file in Path(folder).rglob("*") if file.is_file()]
             (plain := Path(folder, "plain")).touch()
-            for file in files:
-                check_output(out.with_name(file.name), force)
+            for file in written:
                 file.chmod(plain.stat().st_mode)  # safetensors lets nobody else read its files
-            mib = sum(file.stat().st_size for file in files) / 2**20
+            for file in files:
+                target = out.with_name(file.name)
+                check_new_folder(target) if file.is_dir() else check_output(target, force)
+            mib = sum(file.stat().st_size for file in written) / 2**20
             for file in files:
                 os.replace(file, out.with_name(file.name))
     except ExportMismatchError as error:

@@ -34,8 +34,16 @@ def how_to_load(
             f'session = onnxruntime.InferenceSession({where}, providers=["CPUExecutionProvider"])',
             f'logits = session.run(["logits"], {{"x": x}})[0]  # {_sample(loaded, batch)}',
         ]
-    imports, build = architecture.lines()
     net = loaded.model
+    if format == "timm-hub":
+        return [
+            "import timm",
+            f'vit = timm.create_model("local-dir:{file}", pretrained=True)',
+            f"logits = vit.eval()(x)  # {_sample(loaded, None)}",
+            "from tome_lightning.tome import patch  # with merging",
+            f"logits = patch(vit, r={net.r!r}, prop_attn={net.prop_attn})(x)",
+        ]
+    imports, build = architecture.lines()
     return [
         imports,
         "from safetensors.torch import load_file",

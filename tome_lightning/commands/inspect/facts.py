@@ -12,6 +12,8 @@ from timm.models import get_pretrained_cfg
 
 import checkpoints
 import recipes
+from checkpoints import hub
+from checkpoints.hub_folder import has_weights, weight_files
 from checkpoints.licence import licence_of, licence_of_name
 from checkpoints.notes import exported
 from checkpoints.reading import read
@@ -28,6 +30,7 @@ from tome_lightning.trust import fits, recipe_name
 
 SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
 SIZES |= {(1280, 32): "ViT-H"}
+SOUNDS = ("audiomae", "ast")
 WIDTH = 100  # characters of a line
 
 
@@ -35,20 +38,24 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
     """What is known of a checkpoint, as plain values that JSON takes.
 
     Args:
-        name: A file, a name in ``checkpoints.SOURCES`` or a timm name. Nothing is downloaded.
+        name: A file, a folder in the Hub's layout, a name in ``checkpoints.SOURCES``, a timm name, or
+            ``hf-hub:OWNER/NAME``. No weights are downloaded.
 
     Returns:
         By key, as far as they are known: ``what``, ``family``, ``kind``, ``model`` (in words),
         ``depth``, ``width``, ``parameters``, ``dtype``, ``num_classes``, ``class_names``, ``input``,
         ``pooling``, ``r``, ``prop_attn``, ``epoch``, ``step``, ``metrics``, ``recipe``, ``versions``,
         ``averaged``, ``held`` (the sets of weights, live and averaged, and how the file calls them),
-        ``taken`` (the one that loading takes), ``started_from``, ``licence``, ``size_mib``.
+        ``taken`` (the one that loading takes), ``started_from``, ``licence``, ``size_mib``,
+        ``config`` (what the ``config.json`` of the Hub says), ``preprocessing``.
 
     Raises:
         checkpoints.CheckpointError: It cannot be read, is damaged or unsafe, or is no ViT.
         UsageError: It is a folder that holds no checkpoint.
     """
     path = Path(name).expanduser()
+    if checkpoints.from_hub(name):
+        return _of_hub(str(name))
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder. Name a checkpoint in it: {path}/checkpoints/best.ckpt"
@@ -76,6 +83,9 @@ def tell(facts: Mapping[str, Any]) -> str:
     rows["model"] = str(facts.get("model") or "")
     rows["input"] = str(facts.get("input") or "")
     rows["classes"] = _classes(facts)
+    for key in ("config", "preprocessing"):
+        words = (f"{name}={value}" for name, value in (facts.get(key) or {}).items())
+        rows["samples" if key == "preprocessing" else key] = ", ".join(words)
     if facts.get("r") is not None:
         rows["merging"] = f"r={facts['r']}, prop_attn={facts['prop_attn']}"
     if facts.get("epoch") is not None:
@@ -140,31 +150,64 @@ def _run_header(path: Path) -> dict[str, Any] | None:
     return saved if "hyper_parameters" in saved and "state_dict" in saved else None
 
 
+def _of_hub(name: str) -> dict[str, Any]:
+    """A folder in the Hub's layout or a repository, from its weights where they are on this machine."""
+    folder = hub.cached(name) if hub.is_hub_name(name) else Path(name).expanduser()
+    licence = licence_of(name) or "not stated: see the card of the repository"
+    if folder is not None and has_weights(folder):
+        files = weight_files(folder)
+        size = sum(file.stat().st_size for file in files) / 2**20
+        facts = {"what": "weights in the Hub's layout", "size_mib": round(size, 1)}
+        return {**facts, **_of_weights(folder), "licence": licence}
+    identity = checkpoints.identify(name)
+    return {
+        "what": "a repository of the Hub whose weights are not on this machine",
+        **_of_identity(identity),
+        "licence": licence,
+        "address": f"Hugging Face hub: {name.removeprefix(hub.PREFIX)}",
+    }
+
+
+def _of_identity(identity: checkpoints.Identity) -> dict[str, Any]:
+    known = identity.preprocessing.known()
+    return {
+        "family": identity.family,
+        "kind": identity.kind,
+        "model": _size(identity),
+        "depth": identity.depth,
+        "width": identity.width,
+        "num_classes": identity.num_classes,
+        "class_names": list(identity.class_names),
+        "pooling": identity.pooling,
+        "tubelet": identity.tubelet,
+        "positions": identity.positions,
+        "spectrogram": identity.family in SOUNDS,
+        "config": {} if identity.config is None else identity.config.known(),
+        "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()},
+    }
+
+
 def _of_weights(path: Path) -> dict[str, Any]:
     identity = checkpoints.identify(path)
     found = read(path)
     weights = found.weights.values()
     dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in weights)
-    size = SIZES.get((identity.width, identity.depth), "ViT")
     count = sum(value.numel() for value in weights)
-    millions = f"{count / 1e6:.1f} M parameters"
     return {
-        "family": identity.family,
-        "kind": identity.kind,
-        "model": f"{size}: {identity.depth} blocks, {identity.width} wide, {millions}",
-        "depth": identity.depth,
-        "width": identity.width,
+        **_of_identity(identity),
+        "model": f"{_size(identity)}, {count / 1e6:.1f} M parameters",
         "parameters": count,
         "dtype": ", ".join(dtypes),
-        "num_classes": identity.num_classes,
-        "pooling": identity.pooling,
-        "tubelet": identity.tubelet,
-        "positions": identity.positions,
-        "spectrogram": found.mel_grid is not None or identity.family == "audiomae",
+        "spectrogram": found.mel_grid is not None or identity.family in SOUNDS,
         "averaged": found.averaged,
         "held": dict(found.held),
         "taken": found.taken,
     }
+
+
+def _size(identity: checkpoints.Identity) -> str:
+    name = SIZES.get((identity.width, identity.depth), "ViT")
+    return f"{name}: {identity.depth} blocks, {identity.width} wide"
 
 
 def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,26 +276,16 @@ def _of_name(name: str) -> dict[str, Any]:
         kept = weights_dir() / source.file
         return {**inspect_checkpoint(kept), "licence": source.how, "address": f"here: {kept}"}
     identity = checkpoints.identify(name)
-    size = SIZES.get((identity.width, identity.depth), "ViT")
-    facts: dict[str, Any] = {
-        "what": "a published checkpoint that is not on this machine",
-        "family": identity.family,
-        "kind": identity.kind,
-        "model": f"{size}: {identity.depth} blocks, {identity.width} wide",
-        "depth": identity.depth,
-        "width": identity.width,
-        "num_classes": identity.num_classes,
-        "pooling": identity.pooling,
-        "tubelet": identity.tubelet,
-        "spectrogram": identity.family == "audiomae",
-    }
+    facts = {
+        "what": "a published checkpoint that is not on this machine", **_of_identity(identity)
+    }  # fmt: skip
     if source is not None:
         by_hand = f"to be fetched by hand, as {weights_dir() / source.file}"
         return {**facts, "licence": source.how, "address": source.url or by_hand}
     config = get_pretrained_cfg(name)
     licence = getattr(config, "license", None) or "not stated by timm: see the model's page"
-    hub = getattr(config, "hf_hub_id", None)
-    return {**facts, "licence": licence, "address": f"Hugging Face hub: {hub}" if hub else None}
+    place = getattr(config, "hf_hub_id", None)
+    return {**facts, "licence": licence, "address": f"Hugging Face hub: {place}" if place else None}
 
 
 def _licence(path: Path) -> str:
