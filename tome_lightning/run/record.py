@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from checkpoints.bounds import read_json
-from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
+from tome_lightning.errors import UsageError
 from tome_lightning.run.best import BestCheckpoint
 from tome_lightning.run.environment import environment
 from tome_lightning.run.leftovers import HPARAMS, held

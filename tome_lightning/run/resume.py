@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.run.environment import other_versions
 from tome_lightning.run.trusted import Taken, trusted_data, trusted_model, trusted_run
 from tome_lightning.screen import say

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import (
-    UsageError,
     VerbParser,
+    data_options,
     explain_parse_error,
     read_arguments,
     read_yaml,
 )
 from tome_lightning.commands.scan.walk import SPLITS, scan
+from tome_lightning.errors import UsageError
 from tome_lightning.screen import say, typed
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
@@ -132,7 +132,7 @@ def _parse(parser: Any, words: list[str]) -> Any:
         own = {
             option.removeprefix("--") for one in parsers for option in one._option_string_actions
         }
-        raise UsageError(explain_parse_error(str(error), own | _data_options())) from error
+        raise UsageError(explain_parse_error(str(error), own | data_options())) from error
 
 
 def _data_only(words: Iterable[str]) -> list[str]:
@@ -153,12 +153,3 @@ def _data_only(words: Iterable[str]) -> list[str]:
             )
         out.append(word)
     return out
-
-
-def _data_options() -> set[str]:
-    """`data.root` and so on: options of the class that the recipe chooses are no parser actions."""
-    import datamodules
-
-    classes = (getattr(datamodules, name) for name in datamodules.__all__)
-    modules = (cls for cls in classes if hasattr(cls, "prepare_data"))
-    return {f"data.{name}" for cls in modules for name in signature(cls).parameters}

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.benchmark.bench import find_device
 from tome_lightning.commands.benchmark.case import DTYPES, Case
 from tome_lightning.commands.benchmark.measure import measure
@@ -21,6 +20,7 @@ from tome_lightning.commands.benchmark.rows import Settings
 from tome_lightning.commands.prepared import own_environment
 from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_but_bar
 from tome_lightning.commands.sweep.rows import SweepRow
+from tome_lightning.errors import UsageError
 from tome_lightning.run.failures import users_mistake
 from tome_lightning.screen import say
 from tome_lightning.tome import R, ToMeViT, layer_plan
