@@ -168,31 +168,31 @@ def batches_below(
             left_out.links.append(here)
             continue
         walked.add(real)
-        names: list[str] = []
-        for entry in entries(here):
-            name = entry.name
-            if entry.is_dir():
-                if not is_data(name):
-                    left_out.folders.append(entry.path)
-                elif entry.is_symlink():
-                    heappush(linked_folders, entry.path)
+        found = entries(here)
+        while batch := list(islice(found, BATCH)):
+            names: list[str] = []
+            for entry in batch:
+                name = entry.name
+                if entry.is_dir():
+                    if not is_data(name):
+                        left_out.folders.append(entry.path)
+                    elif entry.is_symlink():
+                        heappush(linked_folders, entry.path)
+                    else:
+                        folders.append(entry.path)
+                    continue
+                link = entry.is_symlink()
+                if link:
+                    seen.links = True  # of which nothing tells when what it leads to is another
+                # `_wanted`, without the call, and most endings without a search: a million times
+                wanted = name[-4:] in endings or name[name.rfind(".") :].lower() in endings
+                if not wanted or name[0] == ".":
+                    left_out.note(name)
+                elif link:
+                    linked_files.append(entry.path)
                 else:
-                    folders.append(entry.path)
-                continue
-            link = entry.is_symlink()
-            if link:
-                seen.links = True  # of which nothing tells when what it leads to is another
-            # `_wanted`, without the call: a million times
-            if name[name.rfind(".") :].lower() not in endings or name[0] == ".":
-                left_out.note(name)
-            elif link:
-                linked_files.append(entry.path)
-            else:
-                names.append(name)
-                if len(names) == BATCH:
-                    yield here, names
-                    names = []
-        yield here, names
+                    names.append(name)
+            yield here, names
     for path in _resolved(sorted(linked_files), endings, walked, left_out):
         yield os.path.dirname(path), [os.path.basename(path)]
 

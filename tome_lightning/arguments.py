@@ -88,11 +88,12 @@ def try_int_before_float(parser: argparse.ArgumentParser) -> None:
     It tries the members of a union in their order, and Python keeps one order for all that write the same
     union: after ``import torchaudio``, ``Union[int, float]`` may be ``Union[float, int]``.
     """
-    for action in parser._actions:
+    actions: list[Any] = parser._actions
+    for action in actions:
         members = get_args(getattr(action, "_typehint", None))
         if int in members and float in members and members.index(float) < members.index(int):
             ordered = sorted(members, key=lambda member: (member is not int, member is float))
-            action._typehint = reduce(or_, ordered)  # type: ignore[attr-defined]
+            action._typehint = reduce(or_, ordered)
 
 
 def check_output(path: Path, force: bool = False) -> Path:

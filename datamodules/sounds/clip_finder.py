@@ -8,17 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.packed import CHUNK, Finder, Packed, Packer, encoded, offsets_of
+from datamodules.packed import CHUNK, Finder, Packed, Packer, Spans, offsets_of, pack, side_by_side
 from datamodules.sounds.reading import AUDIO_EXTENSIONS
 from datamodules.sounds.rows import Segment
 from datamodules.walking import LeftOut, batches_below, names_in
 from datamodules.witness import Witness
 
-WORST = np.iinfo(np.int32).max
-TIMES = tuple(
-    b"%c" % c for c in b"0123456789-ni"
-)  # first characters of a time: digits, a sign, nan, inf
-SEPARATOR = os.sep.encode()
+# first characters of a time: digits, a sign, nan, inf
+TIMES = np.isin(np.arange(256), list(b"0123456789-ni"))
+DOT = np.isin(np.arange(256), list(b"."))
+SEPARATORS = np.isin(np.arange(256), list(f"/{os.sep}".encode()))
 _ENDINGS = {ending: place for place, ending in enumerate(AUDIO_EXTENSIONS)}
 
 
@@ -76,8 +75,7 @@ class ClipFinder:
     def _by_path(self, paths: Packed) -> np.ndarray:
         """Whether each path is there, by listing its folder: bool `[N]`."""
         folders: dict[str, list[str]] = {}  # folder, and what its paths begin with in the list
-        for raw in sorted({path[: _last_separator(path) + 1] for path in paths.raw()}):
-            text = os.fsdecode(raw)
+        for text in sorted(_folders(paths), key=os.fsencode):
             folder = os.path.split(os.path.join(self.root, f"{text}x"))[0]
             folders.setdefault(folder, []).append(text)
         finder, there = Finder(paths), np.zeros(paths.total, dtype=bool)
@@ -85,44 +83,36 @@ class ClipFinder:
             self.seen.note(folder)
             for names in names_in(folder):
                 for front in starts:
-                    rows = finder.find(encoded([front + name for name in names]))
+                    rows = finder.find(pack(front + name for name in names).spans)
                     there[rows[rows >= 0]] = True
         return there[finder.firsts()]
 
     def _by_id(self, clips: Clips) -> tuple[np.ndarray, Packed]:
-        finder = Finder(clips.names)
-        ids = _Ids(finder.firsts())
         if self._sounds is None:
             self._sounds = _walk(self.clips, os.path.join(self.root, ""), self.left_out, self.seen)
-        sounds = self._sounds
-        # of each row the best file so far: place of its name among those it may have, then its ending
-        merit = np.full(clips.names.total, WORST, dtype=np.int32)
-        file = np.zeros(clips.names.total, dtype=np.int32)
-        for some in _pieces(sounds.readings, CHUNK):
-            row, theirs, number = _matches(some, sounds, finder, ids, clips)
-            same = theirs == merit[row]
-            for n in np.flatnonzero(same).tolist():  # equal but for their folders
-                same[n] = sounds.path(int(number[n])) < sounds.path(int(file[row[n]]))
-            better = same | (theirs < merit[row])
-            merit[row[better]], file[row[better]] = theirs[better], number[better]
-        there = merit < WORST
-        return there, sounds.paths(file[there])
+        chosen = _choose(clips, self._sounds)
+        there = chosen >= 0
+        return there, self._sounds.paths(chosen[there])
 
 
 class _Readings(NamedTuple):
-    """M ways to read names of files as an id: without a Y at the front, without a time at the end.
+    """M ways to read the names of n files as an id: without Y at the front, without a time at the end.
 
     Attributes:
-        file: Number of the file: int32 `[M]`.
-        y: Whether a Y precedes the id: bool `[M]`.
-        stop: Where the id ends in the name: uint8 `[M]`.
-        hash: Python's hash of the id: int64 `[M]`.
+        names: The names: n.
+        stems: Where their endings begin: int64 `[n]`.
+        ids: What is read, M; the first n are the names without their endings.
+        of: Which of the n files each is of: int64 `[M]`.
+        y: Whether a Y precedes each: bool `[M]`.
+        first: The number of the first of these files.
     """
 
-    file: np.ndarray
+    names: Spans
+    stems: np.ndarray
+    ids: Spans
+    of: np.ndarray
     y: np.ndarray
-    stop: np.ndarray
-    hash: np.ndarray
+    first: int
 
 
 class _Sounds(NamedTuple):
@@ -132,65 +122,57 @@ class _Sounds(NamedTuple):
         names: Their names.
         folder: Number of the folder of each: int32 `[N]`.
         starts: What the paths in a folder begin with.
-        readings: All ways to read their names.
     """
 
     names: Packed
     folder: np.ndarray
-    starts: list[str]
-    readings: _Readings
+    starts: Packed
+
+    def readings(self) -> Iterator[_Readings]:
+        """All ways to read their names, of some files at a time; at least once."""
+        for first in range(0, max(1, self.names.total), CHUNK):
+            ends = self.names.offsets[first : first + CHUNK + 1]
+            yield _read_names(Spans(self.names.blob, ends[:-1], ends[1:]), first)
 
     def path(self, file: int) -> str:
         """Path of one file."""
-        return self.starts[self.folder[file]] + self.names.at(file)
+        return self.starts.at(self.folder[file]) + self.names.at(file)
 
     def paths(self, files: np.ndarray) -> Packed:
         """Paths of some files, in this order."""
         packer = Packer()
         for first in range(0, len(files), CHUNK):
             some = files[first : first + CHUNK]
-            starts = map(self.starts.__getitem__, self.folder[some].tolist())
-            names = self.names.take(some).strings()
-            packer.add([start + name for start, name in zip(starts, names, strict=True)])
+            packer.extend(side_by_side(self.starts.take(self.folder[some]), self.names.take(some)))
         return packer.packed()
 
 
 def _walk(folder: str, root: str, left_out: LeftOut, seen: Witness) -> _Sounds:
     names, folders, starts = Packer(), array("i"), dict[str, int]()
-    readings: list[_Readings] = []
     for here, batch in batches_below(folder, AUDIO_EXTENSIONS, left_out, seen=seen):
         start = os.path.join(here, "").removeprefix(root)
-        readings.append(_read_names(encoded(batch), len(folders)))
         names.add(batch)
         folders.extend([starts.setdefault(start, len(starts))] * len(batch))
-    columns = [np.concatenate(column) for column in zip(*readings, strict=True)]
-    folder_of = np.frombuffer(folders, dtype=np.int32)
-    return _Sounds(names.packed(), folder_of, list(starts), _Readings(*columns))
+    return _Sounds(names.packed(), np.frombuffer(folders, dtype=np.int32), pack(starts))
 
 
-def _read_names(names: list[bytes], first: int) -> _Readings:
+def _read_names(names: Spans, first: int) -> _Readings:
     """All readings of names with endings, the first of which has number `first`."""
-    ids: list[bytes] = []
-    files: list[int] = []
-    for number, name in enumerate(names, start=first):
-        stem = name[: name.rfind(b".")]
-        ids.append(stem)
-        files.append(number)
-        cut = stem.find(b"_")
-        while cut >= 0:
-            if stem[cut + 1 : cut + 2] in TIMES:
-                ids.append(stem[:cut])
-                files.append(number)
-            cut = stem.find(b"_", cut + 1)
-    yes = [n for n, name in enumerate(ids) if name.startswith(b"Y")]
-    file, stop = np.array(files, dtype=np.int32), np.array([*map(len, ids)], dtype=np.uint8)
-    ids += [ids[n][1:] for n in yes]
-    return _Readings(
-        file=np.concatenate([file, file[yes]]),
-        y=np.arange(len(ids)) >= len(files),
-        stop=np.concatenate([stop, stop[yes]]),
-        hash=np.fromiter(map(hash, ids), np.int64, len(ids)),
+    stems, blob = names.last(DOT), names.blob
+    low, high = (names.starts[0], names.stops[-1]) if len(stems) else (0, 0)
+    cuts = np.flatnonzero(blob[low:high] == ord("_")) + low
+    of = np.searchsorted(names.stops, cuts, "right")  # the name it lies in
+    inside = cuts + 1 < stems[of]
+    inside[inside] = TIMES[blob[cuts[inside] + 1]]
+    of = np.concatenate([np.arange(len(stems)), of[inside]])
+    starts, stops = names.starts[of], np.concatenate([stems, cuts[inside]])
+    yes = np.flatnonzero(stops > starts)
+    yes = yes[blob[starts[yes]] == ord("Y")]
+    ids = Spans(
+        blob, np.concatenate([starts, starts[yes] + 1]), np.concatenate([stops, stops[yes]])
     )
+    y = np.arange(len(ids.starts)) >= len(of)
+    return _Readings(names, stems, ids, np.concatenate([of, of[yes]]), y, first)
 
 
 class _Ids:
@@ -214,61 +196,69 @@ class _Ids:
         return rows.astype(np.int64), of
 
 
-def _matches(
-    some: _Readings, sounds: _Sounds, finder: Finder, ids: _Ids, clips: Clips
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that some readings are the clip of, how good a name it is, and the file: `[n]`, rows once."""
-    maybe = _Readings(*(column[finder.has(some.hash)] for column in some))
-    names = list(sounds.names.take(maybe.file).raw())
-    readings = list(zip(names, maybe.y.tolist(), maybe.stop.tolist(), strict=True))
-    first = finder.find([name[y:stop] for name, y, stop in readings])
-    hits = np.flatnonzero(first >= 0)
-    row, of = ids.rows(first[hits])
-    at = hits[of]
-    endings = [name[name.rfind(b".") :] for name in names]
-    tails = [
-        name[stop:].removesuffix(end)
-        for (name, _, stop), end in zip(readings, endings, strict=True)
-    ]
-    rank = _ranks(clips, row, [tails[n] for n in at.tolist()], maybe.y[at])
-    # a name that is an id of the list is that clip's alone
-    whole = finder.find([name.removesuffix(end) for name, end in zip(names, endings, strict=True)])
-    fits = (rank == 0) | ((rank > 0) & (whole[at] < 0))
-    row, at, rank = row[fits], at[fits], rank[fits]
-    ending = [_ENDINGS[os.fsdecode(endings[n]).lower()] for n in at.tolist()]
-    merit = rank * len(AUDIO_EXTENSIONS) + np.array(ending, dtype=np.int64)
-    return _best(row, merit.astype(np.int32), maybe.file[at], sounds)
-
-
-def _best(
-    row: np.ndarray, merit: np.ndarray, file: np.ndarray, sounds: _Sounds
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row once, with the least merit, and of equal ones the first path."""
+def _choose(clips: Clips, sounds: _Sounds) -> np.ndarray:
+    """The file of each clip, -1 for none: int32 `[N]`. Of several the best name, then the first path."""
+    finder = Finder(clips.names)
+    ids = _Ids(finder.firsts())
+    parts = [_matches(some, finder, ids, clips) for some in sounds.readings()]
+    row, merit, file = map(np.concatenate, zip(*parts, strict=True))
+    del finder, ids, parts
     order = np.lexsort((merit, row))
     row, merit, file = row[order], merit[order], file[order]
-    first = np.flatnonzero(np.diff(row, prepend=-1))
-    chosen, stops = file[first], np.append(first[1:], len(row))
-    for n in np.flatnonzero(stops - first > 1).tolist():
-        theirs = slice(first[n], stops[n])
-        equal = file[theirs][merit[theirs] == merit[first[n]]].tolist()
-        chosen[n] = min(equal, key=sounds.path)
-    return row[first], merit[first], chosen
+    chosen, least = np.full((2, clips.names.total), -1, dtype=np.int32)
+    front = np.flatnonzero(np.diff(row, prepend=-1))
+    chosen[row[front]], least[row[front]] = file[front], merit[front]
+    equal = (np.diff(row) == 0) & (merit[1:] == least[row[1:]])  # but for their folders
+    for n in np.flatnonzero(equal).tolist():
+        chosen[row[n]] = min(int(chosen[row[n]]), int(file[n + 1]), key=sounds.path)
+    return chosen
 
 
-def _pieces(readings: _Readings, size: int) -> Iterator[_Readings]:
-    for first in range(0, len(readings.file), size):
-        yield _Readings(*(column[first : first + size] for column in readings))
+def _matches(
+    some: _Readings, finder: Finder, ids: _Ids, clips: Clips
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows that some readings are the clip of, how good a name it is, and the file: int32 `[n]` each.
+
+    0 is the best name of a row.
+    """
+    first = finder.find(some.ids)
+    hits = np.flatnonzero(first >= 0)
+    row, which = ids.rows(first[hits])
+    at = hits[which]
+    of = some.of[at]
+    tails = Spans(some.ids.blob, some.ids.stops[at], some.stems[of])
+    rank = _ranks(clips, row, tails, some.y[at])
+    # a name that is an id of the list is that clip's alone
+    fits = (rank == 0) | ((rank > 0) & (first[: len(some.stems)][of] < 0))
+    row, rank, of = row[fits], rank[fits], of[fits]
+    merit = rank * len(AUDIO_EXTENSIONS) + _endings(some, of)
+    return row.astype(np.int32), merit.astype(np.int32), (of + some.first).astype(np.int32)
 
 
-def _ranks(clips: Clips, rows: np.ndarray, tails: list[bytes], y: np.ndarray) -> np.ndarray:
+def _endings(some: _Readings, of: np.ndarray) -> np.ndarray:
+    """Place of the endings of these files among `AUDIO_EXTENSIONS`: int64."""
+    endings = Spans(some.names.blob, some.stems[of], some.names.stops[of])
+    rows, which = endings.distinct()
+    return np.array([_ENDINGS[endings.at(row).lower()] for row in rows], dtype=np.int64)[which]
+
+
+def _ranks(clips: Clips, rows: np.ndarray, tails: Spans, y: np.ndarray) -> np.ndarray:
     """Place of each name among those that the clip of its row may have, -1 for none of them."""
     places = np.zeros(len(rows), dtype=np.int64)
-    for n, tail in enumerate(tails):
-        if tail:
-            ends = suffixes(*clips.segments[clips.segment[rows[n]]])
-            text = os.fsdecode(tail)
-            places[n] = ends.index(text) + 1 if text in ends else -1
+    timed = np.flatnonzero(tails.lengths)
+    tails = tails.take(timed)
+    different, which = tails.distinct()
+    texts = [tails.at(row) for row in different]
+    both = clips.segment[rows[timed]].astype(np.int64) * len(texts) + which
+    pairs, pair = np.unique(both, return_inverse=True)  # some hundred different ones
+    found = [_place(clips.segments[n // len(texts)], texts[n % len(texts)]) for n in pairs.tolist()]
+    places[timed] = np.array(found, dtype=np.int64)[pair]
     return np.where(places < 0, -1, 2 * places + y)
+
+
+def _place(segment: Segment, tail: str) -> int:
+    ends = suffixes(*segment)
+    return ends.index(tail) + 1 if tail in ends else -1
 
 
 @lru_cache(maxsize=4096)  # AudioSet's two million rows start at some hundred different seconds
@@ -284,5 +274,11 @@ def _spellings(seconds: float) -> list[str]:
     return [plain, plain.rstrip("0").rstrip("."), f"{seconds:.1f}", f"{1000 * seconds:.0f}"]
 
 
-def _last_separator(path: bytes) -> int:
-    return path.replace(b"/", SEPARATOR).rfind(SEPARATOR)
+def _folders(paths: Packed) -> set[str]:
+    """What the paths begin with, up to their last separator."""
+    found = set[str]()
+    for first in range(0, paths.total, CHUNK):
+        some = paths.spans.take(slice(first, first + CHUNK))
+        starts = some._replace(stops=some.last(SEPARATORS) + 1)
+        found.update(starts.at(row) for row in starts.distinct()[0])
+    return found

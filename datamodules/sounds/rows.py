@@ -1,20 +1,24 @@
 """The rows of AudioSet's lists, a batch at a time: AudioMAE's JSON, the segment CSVs, CSVs of paths."""
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
 
 from datamodules.csv_lines import cells, cells_of
 from datamodules.errors import DataError
+from datamodules.packed import SPACES, Packed, Spans, pack
 
 PLAIN_HEADER = ["path", "labels"]
 LINES = 20_000  # of a CSV at once
-BLOCK = 1 << 21  # characters of a JSON at once: some 20,000 entries
-# A line as AudioSet writes them, for which a CSV reader takes five times as long.
-STANDARD = re.compile(r'^([^\s",][^",\n]*), *([\d.]+), *([\d.]+), *"([^"\n]*)"$', re.MULTILINE)
+BLOCK = 1 << 21  # characters of a JSON or bytes of a CSV at once: some 20,000 rows
+TIMES = re.compile(" *([0-9.]+), *([0-9.]+), *")  # between id and labels, as AudioSet writes them
 Segment = tuple[str, str]  # start and end of a clip in its video in seconds, as a CSV has them
 
 
@@ -25,13 +29,15 @@ class Rows(NamedTuple):
         numbers: Their places in the list, 1 the first: lines of a CSV, entries of a JSON.
         clips: Path of each clip, or in a CSV of segments its YouTube id.
         labels: Label ids of each, with commas or semicolons in between.
-        segments: Segment of each; None in a list of paths.
+        segments: Different segments of these rows; none in a list of paths.
+        segment: Which of them each is, in a CSV of segments.
     """
 
-    numbers: Sequence[int]
-    clips: list[str]
-    labels: list[str]
-    segments: list[Segment] | None = None
+    numbers: Sequence[int] | np.ndarray
+    clips: Packed
+    labels: Packed
+    segments: Sequence[Segment] = ()
+    segment: np.ndarray = np.empty(0, np.int64)
 
 
 def read_rows(path: Path, bare: bool) -> Iterator[Rows]:
@@ -60,7 +66,7 @@ def is_plain(path: Path) -> bool:
 
 def plain_rows(path: Path, bare: bool = False) -> Iterator[Rows]:
     """The rows of a CSV of `path,labels`."""
-    for numbers, lines in _numbered(path, header=True):
+    for numbers, lines in _numbered(path):
         clips, labels = [], []
         for number, line, row in zip(numbers, lines, cells_of(lines), strict=True):
             if row is not None and bare and len(row) == 1:
@@ -72,39 +78,73 @@ def plain_rows(path: Path, bare: bool = False) -> Iterator[Rows]:
                 )
             clips.append(row[0].strip())
             labels.append(row[1])
-        yield Rows(numbers, clips, labels)
+        yield Rows(numbers, pack(clips), pack(labels))
 
 
 def _segment_rows(path: Path) -> Iterator[Rows]:
-    known = set[Segment]()  # some hundred different ones in two million rows
-    for numbers, lines in _numbered(path, comments=True):
-        rows = STANDARD.findall("\n".join(lines))
-        if len(rows) < len(lines):  # not all written as AudioSet's are
-            rows = [
-                _segment(path, *row) for row in zip(numbers, lines, cells_of(lines), strict=True)
-            ]
-        clips, starts, ends, labels = map(list, zip(*rows, strict=True))
-        segments = list(zip(starts, ends, strict=True))
-        if not known.issuperset(segments):
-            for number, line, pair in zip(numbers, lines, segments, strict=True):
-                _check_times(path, number, line, pair)
-            known.update(segments)
-        yield Rows(numbers, clips, labels, segments)
+    first = 1
+    for block in _blocks(path):
+        rows = _standard_rows(block, first) or _other_rows(path, block, first)
+        if rows.clips.total:
+            yield rows
+        first += len(_text_lines(block)) if b"\r" in block else block.count(b"\n")
+
+
+def _standard_rows(block: bytes, first: int) -> Rows | None:
+    """The rows of a block, the first of which is line `first`, if all are as AudioSet writes them.
+
+    That is `YTID, start_seconds, end_seconds, "labels"`, in ASCII; a CSV reader takes ten times as long.
+    """
+    text, size = np.frombuffer(block, dtype=np.uint8), len(block)
+    stops = np.flatnonzero(text == ord("\n"))
+    stops = stops if block.endswith(b"\n") else np.append(stops, size)
+    starts = np.append(0, stops[:-1] + 1)
+    rows = np.flatnonzero((starts < stops) & (text[starts] != ord("#")))
+    starts, stops = starts[rows], stops[rows]
+    commas = np.append(np.flatnonzero(text == ord(",")), 4 * [size])
+    quotes = np.append(np.flatnonzero(text == ord('"')), 2 * [size])
+    comma, quote = np.searchsorted(commas, starts), np.searchsorted(quotes, starts)
+    comma1, comma3, comma4 = (commas[comma + n] for n in (0, 2, 3))
+    opening, closing = quotes[quote], quotes[quote + 1]
+    shaped = (comma3 < opening) & (opening < comma4) & (closing == stops - 1)
+    named = (comma1 > starts) & ~SPACES[text[starts]]
+    if not (block.isascii() and b"\r" not in block and (shaped & named).all()):
+        return None
+    times = Spans(text, comma1 + 1, opening)
+    different, segment = times.distinct()
+    found = [TIMES.fullmatch(times.at(row)) for row in different]
+    segments = [(match[1], match[2]) for match in found if match and _are_times(match.groups())]
+    if len(segments) < len(found):
+        return None
+    clips, labels = Spans(text, starts, comma1), Spans(text, opening + 1, closing)
+    return Rows(first + rows, clips.packed(), labels.packed(), segments, segment)
+
+
+def _other_rows(path: Path, block: bytes, first: int) -> Rows:
+    """The rows of a block, however they are written."""
+    lines = _text_lines(block)
+    kept = [n for n, line in enumerate(lines) if line and line[0] != "#"]
+    numbers, lines = [first + n for n in kept], [lines[n] for n in kept]
+    rows = [_segment(path, *row) for row in zip(numbers, lines, cells_of(lines), strict=True)]
+    segments = dict[Segment, int]()
+    segment = [segments.setdefault((start, end), len(segments)) for _, start, end, _ in rows]
+    clips, labels = pack(row[0] for row in rows), pack(row[3] for row in rows)
+    return Rows(numbers, clips, labels, list(segments), np.array(segment, dtype=np.int64))
 
 
 def _segment(path: Path, number: int, line: str, row: list[str] | None) -> tuple[str, ...]:
-    if row is None or len(row) < 3:
+    if row is None or len(row) < 3 or not _are_times((row[1], row[2])):
         raise _malformed(path, number, line)
     clip, start, end, *ids = row
-    _check_times(path, number, line, (start, end))
     return clip, start, end, ",".join(ids)
 
 
-def _check_times(path: Path, number: int, line: str, pair: Segment) -> None:
+def _are_times(pair: Sequence[str]) -> bool:
     try:
         float(pair[0]), float(pair[1])
     except ValueError:
-        raise _malformed(path, number, line) from None
+        return False
+    return True
 
 
 def _malformed(path: Path, number: int, line: str) -> DataError:
@@ -114,20 +154,32 @@ def _malformed(path: Path, number: int, line: str) -> DataError:
     )
 
 
-def _numbered(
-    path: Path, header: bool = False, comments: bool = False
-) -> Iterator[tuple[Sequence[int], list[str]]]:
-    """Number and content of the lines of a CSV that are neither blank, header nor comment."""
+def _numbered(path: Path) -> Iterator[tuple[list[int], list[str]]]:
+    """Number and content of the lines of a CSV that are neither blank nor its header."""
     first, text = 1, _lines(path)
     while lines := list(map(str.strip, islice(text, LINES))):
-        skipped = "#" if comments else "\n"  # no line starts with that
-        kept = [
-            n for n, line in enumerate(lines, start=first)
-            if line and line[0] != skipped and not (header and n == 1)
-        ]  # fmt: skip
+        kept = [n for n, line in enumerate(lines, start=first) if line and n > 1]
         if kept:
             yield kept, [lines[n - first] for n in kept]
         first += len(lines)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Whole lines of a text file, of about `BLOCK` bytes."""
+    with _open(path, "rb") as file:
+        rest = file.read(BLOCK).removeprefix(codecs.BOM_UTF8)
+        while more := file.read(BLOCK):
+            block, newline, rest = (rest + more).rpartition(b"\n")
+            if newline:
+                yield (block + newline).replace(b"\r\n", b"\n")
+        if rest:
+            yield rest.replace(b"\r\n", b"\n")
+
+
+def _text_lines(block: bytes) -> list[str]:
+    """The lines of a block, without white space at their ends."""
+    text = StringIO(block.decode(errors="surrogateescape"), newline=None)
+    return [line.strip() for line in text]
 
 
 def _json_rows(path: Path, bare: bool) -> Iterator[Rows]:
@@ -140,7 +192,7 @@ def _json_rows(path: Path, bare: bool) -> Iterator[Rows]:
             fine = False
         if not fine:
             clips, labels = _one_by_one(path, entries, first, bare)
-        yield Rows(range(first, first + len(entries)), clips, labels)
+        yield Rows(range(first, first + len(entries)), pack(clips), pack(labels))
         first += len(entries)
 
 
@@ -235,9 +287,10 @@ def _lines(path: Path) -> Iterator[str]:
         yield from file
 
 
-def _open(path: Path) -> TextIO:
+def _open(path: Path, mode: Literal["r", "rb"] = "r") -> IO[Any]:
+    text = {"encoding": "utf-8-sig", "errors": "surrogateescape"} if mode == "r" else {}
     try:
-        return open(path, encoding="utf-8-sig", errors="surrogateescape")
+        return open(path, mode, **text)  # type: ignore[call-overload]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 

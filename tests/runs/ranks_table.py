@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tome_lightning.trainer.saving import STOPPED
+
 from .kill_and_resume import Job, Session, descendants, process, write_data
 from .recorder import RAISE
 
@@ -67,6 +69,7 @@ class Case:
         codes: What the run may exit with.
         said: What it has to print.
         torchrun: The same under torchrun, whose agents exit with 1 whatever ended their ranks.
+        stopped: Whether the run leaves its file for a scheduler's script.
     """
 
     words: Sequence[str] = ()
@@ -76,6 +79,7 @@ class Case:
     codes: tuple[int, ...] = (0,)
     said: str = ""
     torchrun: tuple[int, ...] = (1,)
+    stopped: bool = False
 
 
 class Running:
@@ -106,6 +110,11 @@ class Running:
         for child in self.children:
             child.send_signal(signal.SIGTERM)
 
+    def announce(self) -> None:
+        """SIGUSR1 to what the scheduler has started, as SLURM before the time is up."""
+        for child in self.children:
+            child.send_signal(signal.SIGUSR1)
+
     def kill_agents(self) -> None:
         """SIGKILL to torchrun, or to the first process."""
         for child in self.children:
@@ -124,12 +133,17 @@ LONG = ("--trainer.max_epochs=500",)
 SLOW = ("--trainer.max_epochs=500", "--data.eval_batch_size=1", "--trainer.num_sanity_val_steps=0")
 CASES = {
     "fit to its end": Case(("--trainer.max_epochs=1",), phase="", said="top1"),
-    "SIGTERM to all in training": Case(LONG, cause=Running.stop_all, codes=(143,), said="Saved"),
+    "SIGTERM to all in training": Case(
+        LONG, cause=Running.stop_all, codes=(143,), said="Saved", stopped=True
+    ),
+    "SIGUSR1 to torchrun, or the first process": Case(
+        LONG, cause=Running.announce, codes=(138,), said="Stopped by SIGUSR1", stopped=True
+    ),
     "SIGUSR1 to one rank in training": Case(
-        LONG, cause=Running.stop_one, codes=(138,), said="Saved"
+        LONG, cause=Running.stop_one, codes=(138,), said="Saved", stopped=True
     ),
     "SIGUSR1 to one rank in validation": Case(
-        SLOW, phase="val", cause=Running.stop_one, codes=(138,), said="Saved"
+        SLOW, phase="val", cause=Running.stop_one, codes=(138,), said="Saved", stopped=True
     ),
     "a rank raises in training": Case(
         LONG,
@@ -228,7 +242,8 @@ def commands_of(job: Job, launch: Launch, second: Path) -> list[list[str]]:
         commands.append([
             sys.executable, "-m", "torch.distributed.run", f"--nnodes={launch.nodes}",
             f"--nproc_per_node={launch.per_node}", f"--node_rank={number}", "--rdzv_backend=c10d",
-            "--rdzv_id=ranks", f"--rdzv_endpoint=127.0.0.1:{port}", *fit,
+            "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "--rdzv_id=ranks",
+            f"--rdzv_endpoint=127.0.0.1:{port}", *fit,
         ])  # fmt: skip
     return commands
 
@@ -272,6 +287,7 @@ def judge(name: str, case: Case, running: Running, seconds: float) -> Row:
     if case.codes == (0,):
         good, seconds = (0,), 0.0
     fine = all(code in good for code in codes) and case.said in printed and seconds <= BOUND
+    fine &= (running.job.run_dir / STOPPED).exists() == case.stopped or case.said == "is gone"
     pattern = re.compile(
         r"^(error: .*|Stopped by .*|RuntimeError: .*|.*terminated with code.*)$", re.M
     )

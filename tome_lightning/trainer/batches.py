@@ -32,7 +32,7 @@ def effective_batch(trainer: Trainer, epoch: int = 0) -> int:
 
 def factors(trainer: Trainer, epoch: int = 0) -> str:
     """What the effective batch is the product of, in words."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = getattr(trainer, "datamodule", None)
     words = [
         f"{data.batch_size} a process",
         *([f"{data.repeat_aug} repeats"] if hasattr(data, "repeat_aug") else []),

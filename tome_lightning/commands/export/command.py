@@ -27,9 +27,9 @@ def main(argv: list[str]) -> int:
     if given.batch_size is not None and given.dynamic_batch:
         raise UsageError("--batch-size and --dynamic-batch exclude each other: a number, or any.")
     with leaving_at_ctrl_c():
-        from tome_lightning.commands.benchmark.case import parse_r
         from tome_lightning.commands.export.check import ExportMismatchError
         from tome_lightning.commands.export.export import export_model
+        from tome_lightning.commands.r_words import parse_r
 
     try:
         exported = export_model(

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         output.finish()
         return 0
     with leaving_at_ctrl_c():
-        from tome_lightning.commands.benchmark.case import parse_r
+        from tome_lightning.commands.r_words import parse_r
         from tome_lightning.commands.sweep.measure import run
     rs = [parse_r(text) for text in given.r]
     try:

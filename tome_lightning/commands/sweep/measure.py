@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from tome_lightning.commands.benchmark.bench import find_device
-from tome_lightning.commands.benchmark.case import DTYPES, Case
 from tome_lightning.commands.benchmark.measure import measure
-from tome_lightning.commands.benchmark.report import r_text
 from tome_lightning.commands.benchmark.rows import Settings
+from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.commands.prepared import own_environment
+from tome_lightning.commands.r_words import r_text
+from tome_lightning.commands.recipe_model import DTYPES
 from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_but_bar
 from tome_lightning.commands.sweep.rows import SweepRow
 from tome_lightning.errors import UsageError
@@ -165,10 +166,8 @@ class _Sweep:
             r=tuple(self.rows[i].r for i in merged), mode="forward", dtype=dtype, device=device,
             compile=module.compiles, prop_attn=model.prop_attn, rounds=rounds,
         )  # fmt: skip
-        case = Case(
-            self.rows[0].name, model.vit, module.input, module.task, img_size=model.img_size
-        )
-        for i, timed in zip([0, *merged], measure(case, settings, batch), strict=True):
+        loaded = LoadedModel(self.rows[0].name, model, module.input, task=module.task)
+        for i, timed in zip([0, *merged], measure(loaded, settings, batch), strict=True):
             self.rows[i] = replace(
                 self.rows[i], samples_per_s=timed.samples_per_s, speedup=timed.speedup,
                 realised=timed.realised, ms=timed.ms, ms_min=timed.ms_min, ms_max=timed.ms_max,

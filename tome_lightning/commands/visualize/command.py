@@ -28,8 +28,8 @@ def main(argv: list[str]) -> None:
     with leaving_at_ctrl_c():
         import torch
 
-        from tome_lightning.commands.benchmark.case import parse_r
         from tome_lightning.commands.loaded import load_model
+        from tome_lightning.commands.r_words import parse_r
         from tome_lightning.commands.visualize.pictures import check_depths, check_kind, visualize
 
     check_kind(given.out, len(given.input))
