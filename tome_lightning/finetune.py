@@ -41,10 +41,8 @@ from tome_lightning.trainer.figures import at_each_batch, to_log
 from tome_lightning.trainer.loss_guard import Facts, LossGuard
 from tome_lightning.trainer.pace import Pace, accumulation
 from tome_lightning.trainer.progress import (
-    PendingValidation,
     Progress,
     keep_own_paths,
-    logged_last,
     progress_of,
     set_loops,
 )
@@ -184,11 +182,9 @@ class FineTune(LightningModule):
         # should be loaded; who starts the trainer may know before.
         self.restoring: bool | None = None
         self.saved_progress: Progress | None = None  # of the checkpoint that was loaded
-        self.saved_logs: dict[str, float] = {}  # what its last step has logged
         self.begun_at: Progress | None = None  # the same in batches of this run
         self._pace: Pace | None = None
         self._guard = LossGuard(non_finite)
-        self._pending = PendingValidation()
         self._run_in_evaluation = OneShape()
         self._rates: list[tuple[float, float]] = []  # peak and decay of each group, by our options
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
@@ -369,7 +365,6 @@ class FineTune(LightningModule):
         trainer = self.trainer
         trainer.accumulate_grad_batches = accumulation(trainer, trainer.current_epoch)
         self._take_current_rates()
-        self._pending.started(self.trainer)
         self.keep_frozen_in_eval()  # Lightning leaves out on_train_epoch_start where a run is resumed
 
     def on_train_epoch_start(self) -> None:
@@ -411,7 +406,6 @@ class FineTune(LightningModule):
 
     def on_validation_start(self) -> None:
         self._run_in_evaluation = OneShape()
-        self._pending.begun(self.trainer)
         self._load_weights("validate")
 
     def on_test_start(self) -> None:
@@ -628,7 +622,7 @@ class FineTune(LightningModule):
             epochs = self.trainer.max_epochs or -1
             return lr_at(0.0, peak, self.min_lr, self.warmup_epochs, max(1, epochs)) / peak
         pace, ends = self._pace, (peak, self.min_lr, self.warmup_epochs)
-        end = pace.end(self.trainer, self._pending.max_steps(self.trainer))
+        end = pace.end(self.trainer)
         if table:
             return lr_at_step(pace.done, pace.epoch_steps, *ends, end) / peak
         return lr_at(pace.epoch(), *ends, pace.epoch(end)) / peak
@@ -637,26 +631,21 @@ class FineTune(LightningModule):
         """Share of this run's training that is done, 0 to 1, in steps as fractions of their epochs."""
         if self._pace is None:
             return 0.0
-        return self._pace.share(self.trainer, self._pending.max_steps(self.trainer))
+        return self._pace.share(self.trainer)
 
     @property
     def _fitting(self) -> bool:
         return self._trainer is not None and self.trainer.state.fn == "fit"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress, logged = None, {}
+        progress = None
         if self._fitting:
             self._guard.settle(Path(self.trainer.default_root_dir))
             progress = progress_of(self.trainer, this_run(self.trainer, 0))
             if progress is not None and self._pace is not None:
                 progress = progress.at(self._pace)
-            logged = logged_last(self.trainer)
-            if self.saved_progress is not None and progress is not None:
-                resumed_here = self.saved_progress.steps == progress.steps  # not a step further yet
-                logged = logged or (self.saved_logs if resumed_here else {})
         checkpoint["tome_lightning"] = {
             "progress": progress and progress.as_dict(),
-            "logged": logged,
             # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.
             "family": "tome" if self.model.prop_attn else "mae",
             "class_names": self.class_names,
@@ -682,11 +671,9 @@ class FineTune(LightningModule):
                 "start anew from its weights with --init_from."
             )
         if self.saved_progress is not None:
-            self.saved_logs = ours.get("logged", {})
             self.begun_at = continued(self.trainer, self.saved_progress)
             self._pace = self.begun_at.pace
             set_loops(checkpoint["loops"]["fit_loop"], self.begun_at)
-            self._pending.insist(self.trainer, self.saved_progress)
         keep_own_paths(checkpoint["callbacks"], self.trainer)
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:  # else torch goes on as the checkpoint's run did
