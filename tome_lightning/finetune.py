@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -23,7 +20,6 @@ from tome_lightning.inputs import Input
 from tome_lightning.inputs.preprocessing import difference
 from tome_lightning.lazy import public_path
 from tome_lightning.metrics import Totals
-from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
 from tome_lightning.tasks import Task
 from tome_lightning.tome import patch
 from tome_lightning.tome.plan import R, check_possible
@@ -31,26 +27,16 @@ from tome_lightning.trainer.averaging import averages_to_device, check_averaging
 from tome_lightning.trainer.batches import (
     accumulate_to,
     check_accumulation,
-    continued,
     effective_batch,
-    factors,
-    this_run,
 )
 from tome_lightning.trainer.compiling import OneShape, compile_model, equal_parts
+from tome_lightning.trainer.exact_resume import ExactResume
 from tome_lightning.trainer.figures import at_each_batch, to_log
-from tome_lightning.trainer.loss_guard import Facts, LossGuard
-from tome_lightning.trainer.pace import Pace, accumulation
-from tome_lightning.trainer.progress import (
-    Progress,
-    keep_own_paths,
-    progress_of,
-    set_loops,
-)
+from tome_lightning.trainer.loss_guard import LossGuard
+from tome_lightning.trainer.optimizer import REFERENCE_BATCH, adamw, describe, lr_factor
 from tome_lightning.trainer.same_data import set_up_together
 
-REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
 UNREAD = -1  # the label of a sample whose file cannot be read
-STEP_DRAWS = 0x57E9  # keeps the draws of steps apart from those of samples
 
 Part = TypeVar("Part", Input, Task)
 
@@ -181,12 +167,8 @@ class FineTune(LightningModule):
         # Whether the trainer restores a run's checkpoint. It knows only after setup(), where weights
         # should be loaded; who starts the trainer may know before.
         self.restoring: bool | None = None
-        self.saved_progress: Progress | None = None  # of the checkpoint that was loaded
-        self.begun_at: Progress | None = None  # the same in batches of this run
-        self._pace: Pace | None = None
-        self._guard = LossGuard(non_finite)
+        self.resume, self.guard = ExactResume(), LossGuard(non_finite)  # attached to each trainer
         self._run_in_evaluation = OneShape()
-        self._rates: list[tuple[float, float]] = []  # peak and decay of each group, by our options
         # Plain builtins, classes by name: torch's safe loading takes them, and Lightning's own
         # record of hyper-parameters would lose which Input and which Task this is.
         self.save_hyperparameters(
@@ -257,7 +239,7 @@ class FineTune(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y, ids = batch
         loss = self.loss(x, y)
-        self._guard.add(loss, ids)
+        self.guard.add(loss, ids)
         self.log("train/loss", to_log(self.trainer, loss), prog_bar=at_each_batch(self.trainer))
         return loss
 
@@ -355,44 +337,18 @@ class FineTune(LightningModule):
         if self.compiles:
             compile_model(self.model)
 
-    configure_callbacks = set_up_together  # the last hook before the data module's own set-up
+    def configure_callbacks(self) -> list[Callback]:
+        set_up_together(self)  # this is the last hook before the data module's own set-up
+        there = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in (self.resume, self.guard) if callback not in there]
+
     on_fit_start = on_fit_end = averages_to_device  # the strategy has moved the model
 
     def on_train_start(self) -> None:
-        if self._pace is None or not self.trainer.global_step:
-            self._pace = Pace.of(self.trainer)
-        # Lightning's scheduler of it is not asked in an epoch that a run is resumed in.
-        trainer = self.trainer
-        trainer.accumulate_grad_batches = accumulation(trainer, trainer.current_epoch)
-        self._take_current_rates()
         self.keep_frozen_in_eval()  # Lightning leaves out on_train_epoch_start where a run is resumed
 
     def on_train_epoch_start(self) -> None:
         self.keep_frozen_in_eval()
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Mixup, drop path, dropout and masking draw from these. A function of the batch's place alone, so
-        # that a resumed run draws the same, and of the process, or all would mix alike.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        place = (STEP_DRAWS, seed, self.current_epoch, batch_idx, self.global_rank)
-        words = np.random.SeedSequence(place).generate_state(4)
-        random.seed(words.tobytes())
-        np.random.seed(words)
-        number = int(words[0]) << 32 | int(words[1])
-        # torch.manual_seed writes a stack trace for each kind of device that is not in use
-        torch.default_generator.manual_seed(number)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(number)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        facts = Facts(
-            step=self.trainer.global_step,
-            epoch=self.current_epoch,
-            r=self.model.r,
-            lr=max(group["lr"] for group in optimizer.param_groups),
-        )
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        self._guard.look(optimizer, facts, Path(self.trainer.default_root_dir), scaled)
 
     def keep_frozen_in_eval(self) -> None:
         """A frozen backbone gives the features it will give later: no drop path, no dropout.
@@ -554,98 +510,41 @@ class FineTune(LightningModule):
 
     def configure_optimizers(self) -> Any:
         peak = self.peak_lr()
-        rank_zero_info(self._describe_optimization(peak))
-        groups = layer_decay_groups(self.vit, peak, self.weight_decay, self.layer_decay)
-        self._rates = [(group["lr"], group["weight_decay"]) for group in groups]
-        optimizer: Any = torch.optim.AdamW(groups, lr=peak, betas=self.betas, fused=self._fuses())
-        if self._fuses():
-            # Without a scaler it divides no gradients; Lightning would take it for one that does, and
-            # refuse to clip them.
-            optimizer._step_supports_amp_scaling = False
+        base_lr = self.base_lr if self.lr is None else None
+        rank_zero_info(describe(self.trainer, self.vit, peak, base_lr, self.recipe_batch))
+        optimizer = adamw(
+            self.trainer, self.vit, peak, self.weight_decay, self.layer_decay, self.betas
+        )
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step, peak))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
-    def _fuses(self) -> bool:
-        """Whether the optimizer's step is one kernel: not with a scaler of float16 gradients, which a
-        fused step would have to divide itself, unclipped."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        return not scaled and self.device.type in ("cpu", "cuda")
-
-    def _take_current_rates(self) -> None:
-        """A resumed run has the learning rates and decay of its own options, not the checkpoint's.
-
-        Torch restores both with the optimizer; where nothing was changed this changes no bit.
-        """
-        scheduler: Any = self.lr_schedulers()
-        if self.saved_progress is None or not isinstance(scheduler, LambdaLR):
-            return
-        scheduler.base_lrs = [lr for lr, _ in self._rates]
-        for group, (lr, decay), factor in zip(
-            scheduler.optimizer.param_groups, self._rates, scheduler.lr_lambdas, strict=True
-        ):
-            now = lr * factor(scheduler.last_epoch)
-            group.update(initial_lr=lr, lr=now, weight_decay=decay, betas=self.betas)
-
-    def _describe_optimization(self, peak: float) -> str:
-        batch = effective_batch(self.trainer)
-        line = f"Learning rate {peak:g} "
-        if self.lr is None:
-            line += f"= {self.base_lr:g} x {batch} / {REFERENCE_BATCH}"
-        else:
-            line += "(model.lr, whatever the batch)"
-        if batch:
-            line += f"; effective batch {batch} = {factors(self.trainer)}"
-        if self.recipe_batch == batch:
-            line += ", as in the recipe"
-        elif self.recipe_batch is not None:
-            line += (
-                f"; the recipe's is {self.recipe_batch}, which --keep_effective_batch accumulates"
-            )
-        return f"{describe_trained(self.vit)}\n{line}"
+    def _lr_factor(self, step: int, peak: float) -> float:
+        pace = self.resume.pace if step else None
+        ends = peak, self.min_lr, self.warmup_epochs
+        return lr_factor(self.trainer, pace, *ends, self.lr_schedule)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Called after each optimizer step: r and the learning rate move on."""
-        if self._pace is not None:
-            self._pace = self._pace.stepped(self.trainer)
+        self.resume.stepped(self.trainer)
         super().lr_scheduler_step(scheduler, metric)
-
-    def _lr_factor(self, step: int, peak: float) -> float:
-        table = self.lr_schedule == "videomae"
-        if not step or self._pace is None:
-            # Before the run knows its epochs. Not the trainer's estimated_stepping_batches: that would
-            # build a loader here, and drop the position a resumed one had.
-            if table:
-                return 0.0 if self.warmup_epochs else 1.0
-            epochs = self.trainer.max_epochs or -1
-            return lr_at(0.0, peak, self.min_lr, self.warmup_epochs, max(1, epochs)) / peak
-        pace, ends = self._pace, (peak, self.min_lr, self.warmup_epochs)
-        end = pace.end(self.trainer)
-        if table:
-            return lr_at_step(pace.done, pace.epoch_steps, *ends, end) / peak
-        return lr_at(pace.epoch(), *ends, pace.epoch(end)) / peak
 
     def progress(self) -> float:
         """Share of this run's training that is done, 0 to 1, in steps as fractions of their epochs."""
-        if self._pace is None:
-            return 0.0
-        return self._pace.share(self.trainer)
+        pace = self.resume.pace
+        return 0.0 if pace is None else pace.share(self.trainer)
 
     @property
     def _fitting(self) -> bool:
         return self._trainer is not None and self.trainer.state.fn == "fit"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress = None
         if self._fitting:
-            self._guard.settle(Path(self.trainer.default_root_dir))
-            progress = progress_of(self.trainer, this_run(self.trainer, 0))
-            if progress is not None and self._pace is not None:
-                progress = progress.at(self._pace)
+            self.guard.settle(Path(self.trainer.default_root_dir))
         checkpoint["tome_lightning"] = {
-            "progress": progress and progress.as_dict(),
+            "progress": self.resume.progress(self.trainer) if self._fitting else None,
             # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.
             "family": "tome" if self.model.prop_attn else "mae",
             "class_names": self.class_names,
@@ -654,30 +553,11 @@ class FineTune(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_weights = self._head_is_new = True
-        ours = checkpoint.get("tome_lightning", {})
-        self.class_names = ours.get("class_names")
+        self.class_names = checkpoint.get("tome_lightning", {}).get("class_names")
         if "averaging_state" in checkpoint and not self._fitting:
             rank_zero_info("The checkpoint holds averaged weights; these are what is measured")
             # In a trainer that has trained, Lightning's callback would put the live weights back.
             checkpoint["current_model_state"] = checkpoint["state_dict"]
-        if not self._fitting:
-            return
-        self.saved_progress = Progress.read(checkpoint)
-        self.begun_at = self._pace = None
-        if self.saved_progress is None and ours.get("progress"):
-            raise FineTuneError(
-                "The checkpoint says where its run stood in the way of another version "
-                f"({ours.get('versions', {}).get('tome_lightning', 'unknown')}). Go on with that one, or "
-                "start anew from its weights with --init_from."
-            )
-        if self.saved_progress is not None:
-            self.begun_at = continued(self.trainer, self.saved_progress)
-            self._pace = self.begun_at.pace
-            set_loops(checkpoint["loops"]["fit_loop"], self.begun_at)
-        keep_own_paths(checkpoint["callbacks"], self.trainer)
-        for state in checkpoint.get("optimizer_states", ()):
-            for group in state["param_groups"]:  # else torch goes on as the checkpoint's run did
-                group["fused"] = self._fuses()
 
 
 def _plain(part: Input | Task) -> dict[str, Any]:

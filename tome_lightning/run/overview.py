@@ -94,7 +94,7 @@ def _weights_words(module: FineTune, trainer: Trainer) -> str:
     if trainer.ckpt_path:
         if trainer.state.fn != "fit":
             return str(trainer.ckpt_path)
-        start, saved = module.checkpoint or "random", module.saved_progress
+        start, saved = module.checkpoint or "random", module.resume.saved
         place = f" at step {saved.steps}" if saved is not None else ""
         return f"{start}; the run goes on from {trainer.ckpt_path}{place}"
     report = module.load_report
@@ -156,7 +156,7 @@ def _length(trainer: Trainer, module: FineTune) -> tuple[int | None, int | None]
     batches = this_run(trainer, 0).epoch_batches
     if not batches or epochs is None or epochs < 0:
         return (limit if limit >= 0 else None), None
-    at = module.begun_at
+    at = module.resume.begun_at
     place = (at.epoch, at.batches, at.steps) if at is not None else ()
     steps = steps_to_come(trainer, batches, *place)
     return (steps, None) if steps == limit else (steps, epochs)
