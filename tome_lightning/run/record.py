@@ -296,7 +296,7 @@ class RunRecord(Callback):
 
     def _checkpoint(self, trainer: Trainer) -> str | None:
         if trainer.state.fn != "fit":
-            path = trainer.ckpt_path or as_finetune(trainer.lightning_module).checkpoint
+            path = trainer.ckpt_path or as_finetune(trainer.lightning_module).hparams["checkpoint"]
             return str(path) if path else None
         last = self.directory / "checkpoints" / LAST
         return next(iter(_best(trainer)), str(last) if last.exists() else None)

@@ -44,7 +44,7 @@ class ExactResume(Callback):
         progress = progress_of(trainer, this_run(trainer, 0))
         if progress is not None and self.pace is not None:
             progress = progress.at(self.pace)
-        return progress and progress.as_dict()
+        return None if progress is None else progress.as_dict()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def adamw(
     peak: float,
     weight_decay: float,
     layer_decay: float,
-    betas: tuple[float, float],
+    betas: Sequence[float],
 ) -> torch.optim.AdamW:
     """The optimizer of a ViT, a group for each layer and kind of decay.
 
@@ -41,7 +42,9 @@ def adamw(
         betas: Of AdamW.
     """
     groups = layer_decay_groups(vit, peak, weight_decay, layer_decay)
-    optimizer: Any = torch.optim.AdamW(groups, lr=peak, betas=betas, fused=fuses(trainer))
+    optimizer: Any = torch.optim.AdamW(
+        groups, lr=peak, betas=(betas[0], betas[1]), fused=fuses(trainer)
+    )
     if fuses(trainer):
         # Without a scaler it divides no gradients; Lightning would take it for one that does, and refuse
         # to clip them.
