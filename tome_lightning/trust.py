@@ -29,7 +29,6 @@ OURS: dict[str, Any] = {  # checkpoint["tome_lightning"]
     "class_names": list[str] | None,
     "data": dict[str, object] | None,
     "family": str,
-    "logged": dict[str, Number],
     "progress": dict[str, Number | bool] | None,  # see `_check_progress`
     "recipe": object,  # a name that is none is left out, see `recipe_name`
     "save": dict[str, object] | None,

@@ -209,7 +209,7 @@ def checkpoint_config(
         )
     config = {"model": model.config} | ({"data": data.config} if data.config else {}) | run.config
     progress = Progress.read(saved)
-    steps = progress.steps - progress.validation_due if progress else None
+    steps = progress.steps if progress else None
     recipe = recipe_name(ours)
     if recipe is None and ours.get("recipe") is not None:
         named = str(ours["recipe"])[:80]

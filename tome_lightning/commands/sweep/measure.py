@@ -164,7 +164,7 @@ class _Sweep:
         merged = [i for i, row in enumerate(self.rows) if not row.dense]
         settings = Settings(
             r=tuple(self.rows[i].r for i in merged), mode="forward", dtype=dtype, device=device,
-            compile=module.compiles, prop_attn=model.prop_attn, rounds=rounds,
+            compile=module.hparams["compile"], prop_attn=model.prop_attn, rounds=rounds,
         )  # fmt: skip
         loaded = LoadedModel(self.rows[0].name, model, module.input, task=module.task)
         for i, timed in zip([0, *merged], measure(loaded, settings, batch), strict=True):
@@ -186,7 +186,7 @@ def _planned(prepared: PreparedSweep, rs: Sequence[R], name: str | None) -> list
     module, model = prepared.model, prepared.model.model
     tokens, nothing = model.num_tokens, (0,) * model.depth
     dense = macs(model, nothing, tokens).total
-    checkpoint = str(prepared.ckpt_path or module.checkpoint)
+    checkpoint = str(prepared.ckpt_path or module.hparams["checkpoint"])
     rows = []
     for r in rs:
         plan = layer_plan(r, model.depth, tokens, model.num_prefix)
