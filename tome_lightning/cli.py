@@ -498,13 +498,13 @@ def _yaml_file(config: dict[str, Any]) -> Any:
 def _nested_options() -> set[str]:
     """``data.root`` and so on: options of a class that the recipe chooses are no parser actions."""
     groups = {
-        "data": (datamodules.ImageNet, datamodules.Kinetics400, datamodules.AudioSet),
         "model.input": Input.__subclasses__(),
         "model.task": Task.__subclasses__(),
         "model.vit": (VisionTransformer,),
         "tome.schedule": (RSchedule,),
     }
-    return {
+    data = {f"data.{name}" for cls in datamodules.data_sets() for name in cls.options()}
+    return data | {
         f"{group}.{name}"
         for group, classes in groups.items()
         for cls in classes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +160,4 @@ def _data_options() -> set[str]:
     """`data.root` and so on: options of the class that the recipe chooses are no parser actions."""
     import datamodules
 
-    classes = (getattr(datamodules, name) for name in datamodules.__all__)
-    modules = (cls for cls in classes if hasattr(cls, "prepare_data"))
-    return {f"data.{name}" for cls in modules for name in signature(cls).parameters}
+    return {f"data.{name}" for cls in datamodules.data_sets() for name in cls.options()}
