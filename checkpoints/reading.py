@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .bounds import OutOfBounds, check_archive, check_values, parse_json
+from . import notes
+from .bounds import OutOfBounds, check_archive, check_values
 from .errors import CheckpointError
 from .layout import some
 from .sets import CONTAINERS, Which, choose, unwrapped, weight_sets
@@ -41,6 +42,8 @@ class Checkpoint(NamedTuple):
     # time and over the mels, which the table of positions does not tell.
     family: str | None
     mel_grid: tuple[int, int] | None
+    run: bool = False  # a run's checkpoint, with `started_from` its model.checkpoint
+    started_from: str | None = None
     taken: Which = "live"  # "ema": the weights are an average over training
     held: Mapping[Which, str] = MappingProxyType({})  # each set of weights, as the file calls it
     beside: tuple[str, ...] = ()  # names of the file that belong to no ViT
@@ -93,10 +96,11 @@ def read(path: pathlib.Path, which: Which | None = None) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from None
     held = {kind: one[0].where for kind, one in sets.items()}
-    mel_grid = _mel_grid(content)
+    run = "hyper_parameters" in content and "state_dict" in content
     return Checkpoint(
-        found.weights, _family(content), mel_grid, taken, held, found.beside, _data(content)
-    )
+        found.weights, _family(content), _mel_grid(content), run, _started_from(content), taken, held,
+        found.beside, _data(content),
+    )  # fmt: skip
 
 
 def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
@@ -110,22 +114,7 @@ def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
             f"{path} cannot be read as safetensors ({_first_line(error)}), "
             "it is truncated or something else: fetch it again"
         ) from error
-    if "tome_lightning" in metadata:  # safetensors keeps strings only
-        try:
-            ours = parse_json(metadata["tome_lightning"])
-            content["tome_lightning"] = ours
-            if isinstance(ours, Mapping) and "hyper_parameters" in ours:  # as in a run's checkpoint
-                content["hyper_parameters"] = ours["hyper_parameters"]
-        except OutOfBounds as error:
-            raise CheckpointError(
-                f"{path} is refused, for its tome_lightning metadata: {error}"
-            ) from error
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path} has tome_lightning metadata that is no JSON ({_first_line(error)}): "
-                "export it again"
-            ) from error
-    return content
+    return content | notes.of_metadata(path, metadata)
 
 
 def _torch_save(path: pathlib.Path) -> Mapping[str, object]:
@@ -165,19 +154,24 @@ def _torch_save(path: pathlib.Path) -> Mapping[str, object]:
 
 
 def _family(content: Mapping[str, object]) -> str | None:
-    ours = content.get("tome_lightning")
-    family = ours.get("family") if isinstance(ours, Mapping) else None
+    family = (notes.noted(content) or {}).get("family")
     return family if isinstance(family, str) else None
 
 
 def _data(content: Mapping[str, object]) -> Mapping[str, object] | None:
     """Of a run's checkpoint the options of its data module; an export notes mean and std itself."""
-    ours = content.get("tome_lightning")
-    if not isinstance(ours, Mapping):
+    ours = notes.noted(content)
+    if ours is None:
         return None
     data = ours.get("data")
     given = data.get("init_args") if isinstance(data, Mapping) else ours
     return given if isinstance(given, Mapping) else {}
+
+
+def _started_from(content: Mapping[str, object]) -> str | None:
+    given = content.get("hyper_parameters")
+    start = given.get("checkpoint") if isinstance(given, Mapping) else None
+    return start if isinstance(start, str) else None
 
 
 def _mel_grid(content: Mapping[str, object]) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .layout import KERNEL, is_decoder
+from .notes import noted
 
 Which = Literal["live", "ema"]
 """`live` is what the optimizer steps on, `ema` an average of it over training, as some teachers are."""
@@ -89,8 +90,7 @@ def _is_average(one: WeightSet, content: Mapping[str, object]) -> bool:
 
 
 def _says_averaged(content: Mapping[str, object]) -> bool:
-    ours = content.get("tome_lightning")
-    return isinstance(ours, Mapping) and bool(ours.get("averaged"))
+    return bool((noted(content) or {}).get("averaged"))
 
 
 def _first(some: tuple[WeightSet, ...]) -> WeightSet:

@@ -1,6 +1,7 @@
 """The loader: equal steps on every rank, an order that depends on (seed, epoch), exact resume."""
 
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -99,19 +100,28 @@ class Loader(DataLoader[Any]):
                 if self._batches == len(self):  # Lightning does not ask for one more
                     self._report()
                 yield batch
-        except DataError as error:
-            self._report()
+        except (DataError, RuntimeError, OSError, MemoryError) as error:
+            # Before the first batch: of workers that persist, which the loader begins anew with.
+            stop = self._in_one_line(error, getattr(batches or self._iterator, "_workers", []))
+            if stop is None:
+                raise
+            traceback.clear_frames(error.__traceback__)
+        else:
+            return
+        self._report()
+        # Ends its workers now, as nothing else holds it: the frames of the error above would, until the
+        # garbage collector comes, after which torch waits for each worker 5 seconds, twice.
+        batches = self._iterator = None
+        raise stop
+
+    def _in_one_line(self, error: Exception, workers: list[Any]) -> Exception | None:
+        """The error that ends the run; None for one that is not ours to explain."""
+        if isinstance(error, DataError):
             # a worker's error arrives with its traceback as text: keep what follows its name
             told = re.split(r"^[\w.]*\bDataError: ", str(error).strip(), flags=re.MULTILINE)[-1]
-            raise DataError(told) from None
-        except (RuntimeError, OSError, MemoryError) as error:
-            # Before the first batch: of workers that persist, which the loader begins anew with.
-            workers = getattr(batches or self._iterator, "_workers", [])
-            told = explained(error, workers, self.num_workers, self.prefetch_factor or 1)
-            if told is None:
-                raise
-            self._report()
-            raise WorkerError(told) from None
+            return DataError(told)
+        why = explained(error, workers, self.num_workers, self.prefetch_factor or 1)
+        return None if why is None else WorkerError(why)
 
     def state_dict(self) -> dict[str, int]:
         """Where this process stands."""

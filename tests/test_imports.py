@@ -150,7 +150,7 @@ def test_the_meter_knows_nothing_of_lightning():
 FLOORS = (
     ("recipes",),
     ("checkpoints", "datamodules"),
-    ("version", "moved", "lazy", "screen", "siblings"),
+    ("version", "errors", "moved", "lazy", "screen", "siblings"),
     ("arguments",),
     ("trust",),
     ("tome", "optim", "metrics"),

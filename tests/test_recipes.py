@@ -1,5 +1,9 @@
 """Every shipped recipe is complete, parses, and builds the model its header promises."""
 
+import contextlib
+import copy
+import functools
+import io
 import re
 
 import pytest
@@ -12,8 +16,9 @@ from datamodules import AudioSet, Kinetics400
 from datamodules.videos.clips import VideoMAESampling
 from tome_lightning import FineTune
 from tome_lightning.__main__ import main
+from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.run.trusted import trusted_data, trusted_model, trusted_run
-from tome_lightning.tome import token_counts
+from tome_lightning.tome import RSchedule, token_counts
 from tome_lightning.tome.projection import KeysWithoutBias
 
 # tokens before the first and after the last block, and multiply-accumulates in G: those of images and
@@ -34,15 +39,24 @@ PROMISED = {
 }
 
 
-def resolve(name: str, capsys) -> dict:
-    capsys.readouterr()
-    assert main(["fit", "--recipe", name, "--print_config"]) == 0
-    return yaml.safe_load(capsys.readouterr().out)
+@functools.cache
+def printed(name: str) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(["fit", "--recipe", name, "--print_config"]) == 0
+    return out.getvalue()
 
 
-def build(config: dict) -> FineTune:
+def resolve(name: str) -> dict:
+    """All values of a run of a recipe."""
+    return yaml.safe_load(printed(name))
+
+
+@functools.cache
+def build(name: str) -> FineTune:
+    """Its module, without storage; shared by the tests, which leave it as it is."""
     with torch.device("meta"):
-        return FineTune(**config["model"])
+        return FineTune(**resolve(name)["model"])
 
 
 def macs(vit, plan, tokens: int) -> float:
@@ -62,9 +76,9 @@ def test_every_recipe_is_checked_here():
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_a_recipe_builds_the_model_its_header_promises(name, capsys):
+def test_a_recipe_builds_the_model_its_header_promises(name):
     tokens, left, dense, merged = PROMISED[name]
-    module = build(resolve(name, capsys))
+    module = build(name)
     plan = module.model.plan()
     assert module.model.num_tokens == tokens
     assert token_counts(plan, tokens)[-1] == left
@@ -75,10 +89,10 @@ def test_a_recipe_builds_the_model_its_header_promises(name, capsys):
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_a_run_of_a_recipe_goes_on_by_its_checkpoint_alone(name, capsys):
+def test_a_run_of_a_recipe_goes_on_by_its_checkpoint_alone(name):
     """What the checkpoint of an honest run says is trusted whole: nothing is refused or left out."""
-    config = resolve(name, capsys)
-    module = build(config)
+    config = resolve(name)
+    module = build(name)
     model = trusted_model(dict(module.hparams), len(module.state_dict()))
     data = trusted_data(config["data"])
     run = trusted_run(config)
@@ -91,6 +105,19 @@ def test_a_run_of_a_recipe_goes_on_by_its_checkpoint_alone(name, capsys):
     }
     assert not model.foreign + data.foreign
     assert not run.left_out
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_the_recipes_need_one_graph_for_training_and_one_for_evaluation(name):
+    settings = resolve(name)["tome"]
+    callback = ToMeCallback(
+        RSchedule(**settings["schedule"].get("init_args", settings["schedule"])),
+        settings["train_r"],
+        settings["eval_r"],
+    )
+    model = build(name).model
+    assert callback.graphs(model, "fit") == 2
+    assert callback.graphs(model, "test") == 1
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -109,8 +136,8 @@ def test_a_recipe_states_every_value_that_decides_a_result(name):
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("imagenet")])
-def test_image_recipes_reach_mae_s_learning_rate_on_eight_gpus(name, capsys):
-    config = resolve(name, capsys)
+def test_image_recipes_reach_mae_s_learning_rate_on_eight_gpus(name):
+    config = resolve(name)
     effective = (
         config["data"]["init_args"]["batch_size"] * 8 * config["trainer"]["accumulate_grad_batches"]
     )
@@ -121,9 +148,9 @@ def test_image_recipes_reach_mae_s_learning_rate_on_eight_gpus(name, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if "h100" in recipes.header(name)])
-def test_batches_of_an_h100_make_the_recipe_s_own_step_on_so_many(name, capsys):
+def test_batches_of_an_h100_make_the_recipe_s_own_step_on_so_many(name):
     """Header and README say the same; where the step is large enough it is not accumulated."""
-    config, told = resolve(name, capsys), recipes.header(name)["h100"]
+    config, told = resolve(name), recipes.header(name)["h100"]
     repeats, wanted = (
         config["data"]["init_args"].get("repeat_aug", 1),
         config["model"]["effective_batch"],
@@ -141,9 +168,9 @@ def test_batches_of_an_h100_make_the_recipe_s_own_step_on_so_many(name, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("imagenet")])
-def test_image_recipes_have_mae_s_parameter_counts(name, capsys):
+def test_image_recipes_have_mae_s_parameter_counts(name):
     published = {"b": 86_567_656, "l": 304_326_632, "h": 632_045_800}[name[-1]]
-    module = build(resolve(name, capsys))
+    module = build(name)
     assert sum(p.numel() for p in module.vit.parameters()) == published
 
 
@@ -157,8 +184,8 @@ def test_image_recipes_have_mae_s_parameter_counts(name, capsys):
         ("kinetics_vitl_videomae", 1e-3, 5e-7),
     ],
 )
-def test_video_recipes_reach_their_learning_rate_on_eight_gpus(name, peak, min_lr, capsys):
-    config = resolve(name, capsys)
+def test_video_recipes_reach_their_learning_rate_on_eight_gpus(name, peak, min_lr):
+    config = resolve(name)
     data = config["data"]["init_args"]
     effective = (
         data["batch_size"] * data["repeat_aug"] * 8 * config["trainer"]["accumulate_grad_batches"]
@@ -169,10 +196,10 @@ def test_video_recipes_reach_their_learning_rate_on_eight_gpus(name, peak, min_l
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("kinetics")])
-def test_video_recipes_start_from_a_named_checkpoint_that_fits(name, capsys):
-    config = resolve(name, capsys)
+def test_video_recipes_start_from_a_named_checkpoint_that_fits(name):
+    config = resolve(name)
     identity = checkpoints.identify(config["model"]["checkpoint"])
-    module = build(config)
+    module = build(name)
     assert (identity.depth, identity.width) == (len(module.vit.blocks), module.vit.embed_dim)
     assert identity.class_token == module.vit.has_class_token
     assert identity.positions == module.input.positions
@@ -180,10 +207,10 @@ def test_video_recipes_start_from_a_named_checkpoint_that_fits(name, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("kinetics")])
-def test_video_recipes_agree_with_their_data(name, capsys):
-    config = resolve(name, capsys)
+def test_video_recipes_agree_with_their_data(name):
+    config = resolve(name)
     data = Kinetics400(**config["data"]["init_args"])
-    module = build(config)
+    module = build(name)
     assert data.sample_shape == module.input.shape == (3, 16, 224, 224)
     assert data.num_classes == module.task.num_classes == 400
     protocol = (5, 3) if isinstance(data.sampling, VideoMAESampling) else (10, 3)
@@ -191,8 +218,8 @@ def test_video_recipes_agree_with_their_data(name, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("kinetics")])
-def test_videomae_alone_has_its_schedule_and_keys_without_a_bias(name, capsys):
-    module = build(resolve(name, capsys))
+def test_videomae_alone_has_its_schedule_and_keys_without_a_bias(name):
+    module = build(name)
     videomae = name.endswith("videomae")
     assert module.lr_schedule == ("videomae" if videomae else "mae")
     assert all(
@@ -207,8 +234,8 @@ AUDIOSET = [name for name in PROMISED if name.startswith("audioset")]
     ("name", "clips", "peak", "batches"),
     [("audioset2m_vitb", 256, 2e-4, 781), ("audioset20k_vitb", 32, 1.25e-4, None)],
 )
-def test_audio_recipes_reach_their_learning_rate_on_eight_gpus(name, clips, peak, batches, capsys):
-    config = resolve(name, capsys)
+def test_audio_recipes_reach_their_learning_rate_on_eight_gpus(name, clips, peak, batches):
+    config = resolve(name)
     data = config["data"]["init_args"]
     assert data["batch_size"] * 8 == clips
     assert config["model"]["base_lr"] * clips / 256 == pytest.approx(peak)
@@ -216,10 +243,10 @@ def test_audio_recipes_reach_their_learning_rate_on_eight_gpus(name, clips, peak
 
 
 @pytest.mark.parametrize("name", AUDIOSET)
-def test_audio_recipes_start_from_a_named_checkpoint_that_fits(name, capsys):
-    config = resolve(name, capsys)
+def test_audio_recipes_start_from_a_named_checkpoint_that_fits(name):
+    config = resolve(name)
     identity = checkpoints.identify(config["model"]["checkpoint"])
-    module = build(config)
+    module = build(name)
     assert (identity.family, identity.pooling or "avg") == ("audiomae", module.vit.global_pool)
     assert (identity.depth, identity.width) == (len(module.vit.blocks), module.vit.embed_dim)
     assert not module.vit.pos_embed.requires_grad
@@ -228,17 +255,17 @@ def test_audio_recipes_start_from_a_named_checkpoint_that_fits(name, capsys):
 
 
 @pytest.mark.parametrize("name", AUDIOSET)
-def test_audio_recipes_agree_with_their_data(name, capsys):
-    config = resolve(name, capsys)
-    data, module = AudioSet(**config["data"]["init_args"]), build(config)
+def test_audio_recipes_agree_with_their_data(name):
+    config = resolve(name)
+    data, module = AudioSet(**config["data"]["init_args"]), build(name)
     assert data.sample_shape == module.input.shape == (1, 1024, 128)
     assert data.multi_label == module.task.multi_label
 
 
 @pytest.mark.parametrize("name", AUDIOSET)
-def test_audio_recipes_plan_their_training_for_the_masked_tokens(name, capsys):
-    config = resolve(name, capsys)
-    model = build(config).model
+def test_audio_recipes_plan_their_training_for_the_masked_tokens(name):
+    config = resolve(name)
+    model = copy.deepcopy(build(name)).model  # r is set below
     assert model.train_tokens == 307
     model.r = config["tome"]["train_r"]
     counts = token_counts(model.plan(307), 307)
@@ -246,8 +273,8 @@ def test_audio_recipes_plan_their_training_for_the_masked_tokens(name, capsys):
     assert config["tome"]["train_r"] == round(config["model"]["r"] * 306 / 512)
 
 
-def test_another_name_of_a_recipe_is_the_same_recipe(capsys):
+def test_another_name_of_a_recipe_is_the_same_recipe():
     assert recipes.path("audioset_vitb") == recipes.path("audioset2m_vitb")
-    assert resolve("audioset_vitb", capsys) == resolve("audioset2m_vitb", capsys)
+    assert resolve("audioset_vitb") == resolve("audioset2m_vitb")
     assert not set(recipes.ALIASES) & set(recipes.names())
     assert set(recipes.ALIASES.values()) <= set(recipes.names())

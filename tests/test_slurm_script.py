@@ -26,13 +26,21 @@ def test_a_job_goes_back_to_the_queue_if_its_run_was_stopped(tmp_path, does, cod
     if left:  # by a run that was killed as it began to go on
         (tmp_path / "runs" / "k400").mkdir(parents=True)
         (tmp_path / "runs" / "k400" / "stopped").touch()
-    for name, body in (("srun", does), ("scontrol", 'echo "$@" >> asked')):
+    for name, body in (
+        ("srun", f'echo "$@" > srun; {does}'), ("scontrol", 'echo "$@" >> asked')
+    ):  # fmt: skip
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/bash\n{body}\n")
         program.chmod(0o755)
-    env = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    env = {
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "12",
+    }  # fmt: skip
     run = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, timeout=60)
     assert run.returncode == code
+    # it takes neither over from sbatch: one core a task, and tasks that wait for one that has failed
+    given = (tmp_path / "srun").read_text().split()
+    assert {"--cpus-per-task=12", "--kill-on-bad-exit=1", "--resume"} <= set(given)
     notes = tmp_path / "asked"
     assert (notes.read_text().splitlines() if notes.exists() else []) == asked

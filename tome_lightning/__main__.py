@@ -1,4 +1,7 @@
-"""``python -m tome_lightning``: finds the verb; everything heavy is imported by the verb itself."""
+"""``python -m tome_lightning``: finds the verb, and makes an exit code of how it ends.
+
+Everything heavy is imported by the verb itself.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ import difflib
 import io
 import os
 import re
+import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
-from tome_lightning.screen import say
+from tome_lightning.run.failures import not_restored, of_loaded, users_mistake
+from tome_lightning.screen import complain, say, silence
 from tome_lightning.siblings import prefer_own
-from tome_lightning.trainer.signals import leaving_at_ctrl_c
+from tome_lightning.trainer.ranks import rank, started_by_first
+from tome_lightning.trainer.signals import RunStopped, interrupted, leaving_at_ctrl_c
 from tome_lightning.trainer.telling import complain_once
 from tome_lightning.trainer.threads import wait_asleep
 from tome_lightning.version import __version__
@@ -37,6 +44,7 @@ COMMANDS = {  # each a module in tome_lightning.commands
     "export": "write a model as safetensors, torch.export or ONNX, and check it",
 }
 VERBS = LIGHTNING | COMMANDS
+SIGTERM = "lightning.pytorch.utilities.exceptions.SIGTERMException"
 USAGE = """\
 usage: python -m tome_lightning VERB [--recipe NAME|FILE] [--option value ...]
 
@@ -69,41 +77,115 @@ def _run(argv: list[str], own_process: bool) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE.format(verbs="\n".join(f"  {verb:<12} {text}" for verb, text in VERBS.items())))
         return 0
-    if argv[0] == "--version":
+    verb, *words = argv
+    if verb == "--version":
         print(f"tome_lightning {__version__}")
         return 0
-    if argv[0].partition("=")[0] in ("--print_completion", "--print-completion"):
-        from tome_lightning.cli import print_completion
+    option, _, value = verb.partition("=")
+    if option in ("--print_completion", "--print-completion"):
+        return _own_verb("completion", [value] if value else words[:1])
+    if verb in COMMANDS:
+        return _own_verb(verb, words)
+    if verb in LIGHTNING:
+        return _lightnings_verb(verb, words, own_process)
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."
+    complain_once(f"unknown verb {verb!r}. {hint}")
+    return 2
 
-        return print_completion(argv[0].partition("=")[2] or (argv[1] if argv[1:] else "bash"))
-    if argv[0] not in VERBS:
-        close = difflib.get_close_matches(argv[0], VERBS, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"Verbs: {', '.join(VERBS)}."
-        complain_once(f"unknown verb {argv[0]!r}. {hint}")
-        return 2
-    if argv[0] in COMMANDS:
-        try:
-            with leaving_at_ctrl_c():
-                command = import_module(f"tome_lightning.commands.{argv[0]}")
-            return int(command.main(argv[1:]))
-        except BrokenPipeError:  # `recipes show NAME | head`
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # else the interpreter flushes it once more
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-    asked = re.search(r" (?:-h|--help(?:[ =](all))?)(?= |$)", " ".join(argv))
+
+def _own_verb(verb: str, words: list[str]) -> int:
+    with leaving_at_ctrl_c():
+        command = import_module(f"tome_lightning.commands.{verb}")
+    try:
+        return exit_code(lambda: command.main(words))
+    except BrokenPipeError:  # `recipes show NAME | head`
+        with contextlib.suppress(OSError, ValueError):  # else the interpreter flushes it once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _lightnings_verb(verb: str, words: list[str], own_process: bool) -> int:
+    asked = re.search(r" (?:-h|--help(?:[ =](all))?)(?= |$)", " ".join([verb, *words]))
     if asked is not None:
         if asked[1] is None:
             from tome_lightning.commands.short_help import short_help
 
-            print(short_help(argv[0], f"{LIGHTNING[argv[0]].capitalize()}."))
+            print(short_help(verb, f"{LIGHTNING[verb].capitalize()}."))
             return 0
-        argv = [argv[0], "--help"]
+        words = ["--help"]
     with leaving_at_ctrl_c():
         from tome_lightning.cli import main as run
+        from tome_lightning.trainer.claim import release
+        from tome_lightning.trainer.peers import leaving
+    try:
+        return leaving(lambda: exit_code(lambda: run([verb, *words])), own_process)
+    finally:
+        release()
 
-    return run(argv, own_process)
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """Run a verb; what it raises becomes one line and an exit code.
+
+    Args:
+        run: Returns the exit code; None is 0.
+
+    Raises:
+        Exception: An error that is neither a user's mistake nor known otherwise: a bug of ours.
+    """
+    silence()
+    try:
+        return run() or 0
+    except (KeyboardInterrupt, SystemExit) as stop:
+        return _stopped(stop)
+    except RunStopped as stop:
+        return 0 if started_by_first() else stop.exit_code
+    except Exception as error:
+        mistake = users_mistake(error)
+        code = _failed(error) if mistake is None else _mistaken(mistake)
+        if code is None:
+            raise
+        return code
+
+
+def _stopped(stop: BaseException) -> int:
+    if of_loaded(stop, SIGTERM):  # before training began, or in other verbs
+        return 0 if started_by_first() else 128 + signal.SIGTERM
+    if interrupted(stop):
+        if not rank():
+            say("Stopped by SIGINT", sys.stderr)
+        return 0 if started_by_first() else 128 + signal.SIGINT
+    code = getattr(stop, "code", None)  # --help, --print_config
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _mistaken(mistake: BaseException) -> int:
+    if getattr(mistake, "of_all", False) and rank():
+        return 0 if started_by_first() else 2
+    complain_once(mistake)
+    return 2
+
+
+def _failed(error: Exception) -> int | None:
+    """Say what ended a run, other than a user's mistake: the exit code, or None if that is not known."""
+    if "lightning" in sys.modules:
+        from tome_lightning.trainer.peers import follow
+
+        followed = follow(error)
+        if followed is not None:
+            return followed
+    if "torch" in sys.modules:
+        from tome_lightning.trainer.memory import out_of_memory
+
+        no_memory = out_of_memory(error)
+        if no_memory is not None:
+            complain(no_memory)
+            return 1
+    unrestored = not_restored(error)
+    if unrestored is None:
+        return None
+    complain_once(unrestored)
+    return 2
 
 
 if __name__ == "__main__":

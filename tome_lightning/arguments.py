@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -16,12 +16,9 @@ import yaml
 
 import recipes
 from checkpoints.bounds import check_values
+from tome_lightning.errors import UsageError as UsageError  # offered here, too
 
 MAX_YAML = 2**20  # characters of a recipe
-
-
-class UsageError(ValueError):
-    """A command line that cannot be followed: one line, what, got, why and the way out."""
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -47,6 +44,25 @@ class VerbParser(argparse.ArgumentParser):
             raise UsageError(f"{message.partition(':')[0]}: no {wrong[1]!r}. {hint}")
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
 
+    def parse_own(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Parse this verb's options; returns all other words as they are: those of a recipe's run.
+
+        A word that is no option goes with the option before it. ``--model X`` may be the verb's where
+        ``--model.KEY X`` is the recipe's.
+        """
+        own, others = list[str](), list[str]()
+        target = own
+        for word in argv:
+            if word.startswith("--") or word in ("-c", "-h"):
+                target = own if self._own_name(word.partition("=")[0]) else others
+            target.append(word)
+        return self.parse_args(own), others
+
+    def _own_name(self, option: str) -> str | None:
+        """An option as this parser writes it, with underscores or dashes; None if it is another's."""
+        names = (option, option.replace("_", "-"))
+        return next((name for name in names if name in self._option_string_actions), None)
+
     def _all_options(self) -> list[str]:
         found = list(self._option_string_actions)
         for action in self._actions:
@@ -57,12 +73,10 @@ class VerbParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; ``--img_size`` is ``--img-size``."""
-        known = self._option_string_actions
         words = []
         for word in args or []:
             name, given, value = str(word).partition("=")
-            dashed = name.replace("_", "-")
-            words.append(dashed + given + value if name not in known and dashed in known else word)
+            words.append((self._own_name(name) or name) + given + value)
         return super().parse_known_args(words, namespace)
 
 
@@ -72,11 +86,12 @@ def try_int_before_float(parser: argparse.ArgumentParser) -> None:
     It tries the members of a union in their order, and Python keeps one order for all that write the same
     union: after ``import torchaudio``, ``Union[int, float]`` may be ``Union[float, int]``.
     """
-    for action in parser._actions:
+    actions: list[Any] = parser._actions
+    for action in actions:
         members = get_args(getattr(action, "_typehint", None))
         if int in members and float in members and members.index(float) < members.index(int):
             ordered = sorted(members, key=lambda member: (member is not int, member is float))
-            action._typehint = reduce(or_, ordered)  # type: ignore[attr-defined]
+            action._typehint = reduce(or_, ordered)
 
 
 def check_output(path: Path, force: bool = False) -> Path:

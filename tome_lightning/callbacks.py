@@ -16,6 +16,7 @@ from tome_lightning.tome import RSchedule, layer_plan, requested_plan, token_cou
 from tome_lightning.tome.plan import R
 from tome_lightning.trainer.compiling import allow_graphs, count_graphs
 from tome_lightning.trainer.figures import at_each_batch
+from tome_lightning.trainer.lightning_internals import callbacks_of, log_every_n_steps
 from tome_lightning.trainer.memory import asked_for
 from tome_lightning.trainer.meter import StepMeter, limiting_words, peak_memory_mib
 from tome_lightning.trainer.signals import stop_asked
@@ -137,7 +138,7 @@ class ToMeCallback(Callback):
         self.meter.stop(plan, len(batch[0]) * trainer.world_size)  # all processes step together
         if self.compare_dense:
             self._last_batch = batch
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = log_every_n_steps(trainer)
         if every and trainer.global_step % every == 0:
             self._log(pl_module, plan, model.train_tokens)
 
@@ -298,7 +299,7 @@ class ToMeCallback(Callback):
 
 def _asked_to_stop(trainer: Trainer) -> bool:
     """Whether a signal has asked any process to: all leave together, whose steps need one another."""
-    asked = stop_asked(trainer.callbacks) > 0  # type: ignore[attr-defined]
+    asked = stop_asked(callbacks_of(trainer)) > 0
     return trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 

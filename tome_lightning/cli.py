@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import inspect
 import os
 import re
 import signal
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,89 +19,60 @@ import torch
 import torchmetrics
 import torchvision
 import yaml
-from jsonargparse import ActionYesNo, ArgumentError, set_parsing_settings
+from jsonargparse import ActionYesNo, ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from timm.models.vision_transformer import VisionTransformer
 
-import checkpoints
 import datamodules
-import recipes
 from datamodules.base import LabelledData
 from tome_lightning.arguments import (
-    Arguments,
     UsageError,
     explain_parse_error,
     read_arguments,
     try_int_before_float,
 )
 from tome_lightning.callbacks import ToMeCallback
-from tome_lightning.finetune import FineTune, FineTuneError
-from tome_lightning.inputs import Input, InputError
+from tome_lightning.finetune import FineTune
+from tome_lightning.inputs import Input
 from tome_lightning.run.bar import RunBar
 from tome_lightning.run.best import best_checkpoints, check_states, keep_apart
+from tome_lightning.run.failures import named_mistake, not_restored, users_mistake
 from tome_lightning.run.leftovers import held, remove_unused
 from tome_lightning.run.overrides import Objects
 from tome_lightning.run.predictions import PredictionWriter
 from tome_lightning.run.preflight import (
     check_monitors,
     check_options,
-    refusal,
     slow_in_half_precision,
 )
 from tome_lightning.run.record import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.run.resume import (
     check_left_out,
     checkpoint_config,
-    describe_choice,
+    checkpoint_to_resume,
     describe_taken,
-    find_checkpoint,
-    not_restored,
     overruled,
     run_dir_of,
 )
-from tome_lightning.screen import complain, say, silence
-from tome_lightning.tasks import Task, TaskError
-from tome_lightning.tome import PlanError, RSchedule, UnsupportedModelError
-from tome_lightning.trainer.batches import BatchError
-from tome_lightning.trainer.checkpoint_file import AtomicCheckpointIO, CheckpointFileError
-from tome_lightning.trainer.claim import release
+from tome_lightning.screen import say
+from tome_lightning.tasks import Task
+from tome_lightning.tome import RSchedule
+from tome_lightning.trainer.checkpoint_file import AtomicCheckpointIO
 from tome_lightning.trainer.launch import check_launch, cluster_plugins
-from tome_lightning.trainer.loss_guard import NonFiniteLossError
-from tome_lightning.trainer.memory import out_of_memory
-from tome_lightning.trainer.peers import Peers, follow, leaving, rank, started_by_first
-from tome_lightning.trainer.same_data import SharedDataError
-from tome_lightning.trainer.saving import SaveLast, SavingError
-from tome_lightning.trainer.signals import RunStopped, interrupted, stop_asked
+from tome_lightning.trainer.peers import Peers, leave_group
+from tome_lightning.trainer.ranks import rank, started_by_first
+from tome_lightning.trainer.saving import SaveLast
+from tome_lightning.trainer.signals import stop_asked
 from tome_lightning.trainer.strategy import check_strategy, spare_ddp
-from tome_lightning.trainer.telling import complain_once
 from tome_lightning.trust import imports_of
 from tome_lightning.version import __version__
 
-USER_ERRORS = (
-    BatchError,
-    CheckpointFileError,
-    NonFiniteLossError,
-    SavingError,
-    checkpoints.CheckpointError,
-    datamodules.DataError,
-    recipes.RecipeError,
-    FineTuneError,
-    InputError,
-    MisconfigurationException,
-    PlanError,
-    TaskError,
-    UnsupportedModelError,
-    UsageError,
-)
 FIXED = {"weights_only": True, "return_predictions": False}  # PredictionWriter keeps them
-# Set for the processes that Lightning starts on this machine: what `--resume` has found.
-RESUME_VARIABLE = "TOME_LIGHTNING_RESUME"
 VERSIONS = {
     "tome_lightning": __version__,
     # plain strings: torch has a class of its own for its version, which safe loading refuses
@@ -128,7 +97,7 @@ class ToMeCLI(LightningCLI):
         except BaseException as error:
             self._leave_nothing()
             unrestored = not_restored(error, self.overruled, self.ckpt_path)
-            if unrestored is not None and _named_mistake(error) is None:
+            if unrestored is not None and named_mistake(error) is None:
                 raise UsageError(unrestored) from error
             raise
 
@@ -141,7 +110,9 @@ class ToMeCLI(LightningCLI):
         self.resume = arguments.resume
         first, last = list[str](), list[str]()
         if arguments.resume is not None:
-            self.ckpt_path = _checkpoint_to_resume(arguments)
+            self.ckpt_path = checkpoint_to_resume(
+                arguments.resume, arguments.run_dir, arguments.recipe
+            )
             last = [] if self.ckpt_path is None else ["--ckpt_path", str(self.ckpt_path)]
         self.from_checkpoint: dict[str, Any] = {}
         self.left_out: dict[str, Any] = {}  # of the checkpoint's trainer
@@ -354,126 +325,24 @@ class ToMeCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), **fixed}
 
 
-def main(argv: list[str], own_process: bool = False) -> int:
+def main(argv: list[str]) -> int:
     """Run one of Lightning's verbs.
 
     Args:
         argv: The verb and its options.
-        own_process: Whether this process is there for it alone, and may be ended at once where another
-            one of the run has failed.
 
     Returns:
-        The exit code, 2 for a user's mistake.
+        The exit code: 0, or 130 where Ctrl-C came so late that the run has finished all the same.
+
+    Raises:
+        Exception: Whatever ended the run; ``__main__`` makes an exit code of it.
     """
     os.environ.pop(RUN_DIR_VARIABLE, None) if "LOCAL_RANK" not in os.environ else None
-    try:
-        return leaving(lambda: exit_code(lambda: ToMeCLI(argv)), own_process)
-    finally:
-        release()
-
-
-def print_completion(shell: str) -> int:
-    """Print a script that completes ``tome-lightning`` with the options of Lightning's verbs.
-
-    Args:
-        shell: bash, zsh or tcsh.
-
-    Returns:
-        The exit code: 0, or 2 for another shell or where shtab is missing.
-    """
-    shells = ("bash", "zsh", "tcsh")
-    if shell not in shells or importlib.util.find_spec("shtab") is None:
-        fault = "needs shtab: pip install shtab" if shell in shells else f"is one of {shells}"
-        complain(f"--print_completion SHELL {fault}")
-        return 2
-    set_parsing_settings(add_print_completion_argument=True)
-    sys.argv[0] = "tome-lightning"  # what is completed
-    try:
-        ToMeCLI([f"--print_completion=shtab-{shell}"])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        set_parsing_settings(add_print_completion_argument=False)
-    return 0
-
-
-def exit_code(run: Callable[[], object]) -> int:
-    """Run a verb; a user's mistake is told in one line and gives 2."""
-    silence()
-    try:
-        done = run()
-        _leave_group()
-    except SIGTERMException:  # before training began, or in other verbs
-        return 0 if started_by_first() else 128 + signal.SIGTERM
-    except (KeyboardInterrupt, SystemExit) as stop:  # --help, --print_config
-        if isinstance(stop, KeyboardInterrupt) or interrupted(stop):
-            return _tell_interrupted()
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except RunStopped as stop:
-        return 0 if started_by_first() else stop.exit_code
-    except Exception as error:
-        mistake = users_mistake(error)
-        if isinstance(mistake, (NonFiniteLossError, SharedDataError)) and rank():  # raised by all
-            return 0 if started_by_first() else 2
-        followed = follow(error) if mistake is None else None
-        if followed is not None:
-            return followed
-        no_memory = out_of_memory(error) if mistake is None else None
-        if no_memory is not None:
-            complain(no_memory)
-            return 1
-        unrestored = not_restored(error) if mistake is None else None
-        if mistake is None and unrestored is None:
-            raise
-        complain_once(unrestored or mistake)
-        return 2
+    trainer = ToMeCLI(argv).trainer
+    leave_group()
     # A scheduler need not start a finished run again; a shell's loop ends.
-    callbacks = getattr(done.trainer, "callbacks", ()) if isinstance(done, ToMeCLI) else ()
-    late = stop_asked(callbacks) == signal.SIGINT
+    late = stop_asked(getattr(trainer, "callbacks", ())) == signal.SIGINT
     return 128 + signal.SIGINT if late and not started_by_first() else 0
-
-
-def _tell_interrupted() -> int:
-    if not rank():
-        say("Stopped by SIGINT", sys.stderr)
-    return 0 if started_by_first() else 128 + signal.SIGINT
-
-
-def users_mistake(error: BaseException | None) -> BaseException | None:
-    """The user's mistake behind an error, which may be that Lightning refuses a run."""
-    found = _named_mistake(error)
-    refused = refusal(error) if found is None else None
-    return found if refused is None else UsageError(refused)
-
-
-def _named_mistake(error: BaseException | None) -> BaseException | None:
-    # The parser wraps what the classes it makes raise.
-    while error is not None and not isinstance(error, USER_ERRORS):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _leave_group() -> None:
-    """End the threads of a process group that Lightning leaves to the interpreter's exit."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _checkpoint_to_resume(arguments: Arguments) -> Path | None:
-    """What `--resume` means, the same for all processes of this machine."""
-    assert arguments.resume is not None
-    if started_by_first() and RESUME_VARIABLE in os.environ:
-        found = os.environ[RESUME_VARIABLE]
-        return Path(found) if found else None
-    if arguments.resume == "auto" and arguments.recipe is None and arguments.run_dir is None:
-        raise UsageError("--resume auto has to know whose run: give --recipe or --run_dir.")
-    path = find_checkpoint(arguments.resume, arguments.run_dir, arguments.recipe)
-    os.environ[RESUME_VARIABLE] = str(path or "")
-    if path is None:
-        _say("--resume auto finds no checkpoint to go on from: this run starts at its beginning")
-    elif arguments.resume == "auto":
-        _say(describe_choice(path, arguments.run_dir))
-    return path
 
 
 def _say(words: str) -> None:

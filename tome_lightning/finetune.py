@@ -19,6 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import MetricCollection
 
 import checkpoints
+from tome_lightning.errors import UserError
 from tome_lightning.inputs import Input
 from tome_lightning.inputs.preprocessing import difference
 from tome_lightning.lazy import public_path
@@ -57,7 +58,7 @@ STEP_DRAWS = 0x57E9  # keeps the draws of steps apart from those of samples
 Part = TypeVar("Part", Input, Task)
 
 
-class FineTuneError(ValueError):
+class FineTuneError(UserError):
     """A run that cannot be meant: one line, what, got, why and the way out."""
 
 

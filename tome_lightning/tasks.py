@@ -14,10 +14,11 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from tome_lightning.errors import UserError
 from tome_lightning.metrics import ClassesSeen, MacroAveragePrecision
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A task and its data do not fit: one line, what, got, why and the way out."""
 
 

@@ -1,8 +1,6 @@
-"""The short help names the options that matter, all of them real, and takes no libraries."""
+"""The short help names the options that matter, all of them real."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -41,9 +39,3 @@ def test_each_verb_says_what_it_is_for(verb, capsys):
     assert max(map(len, out.splitlines())) <= 120
     assert ("--resume" in out) == (verb == "fit")
     assert ("--ckpt_path" in out) == (verb != "fit")
-
-
-def test_it_is_quick():
-    code = "import sys; from tome_lightning.__main__ import main; main(['fit', '--help']); "
-    code += "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,5 +1,6 @@
 """What happens to files that cannot be read."""
 
+import multiprocessing
 import pickle
 import random
 from pathlib import Path
@@ -134,11 +135,13 @@ def test_too_large_a_share_of_bad_files_stops_the_run_in_one_line(make_folder, w
     names = [f"train/{c}/{i}.png" for c in ("ant", "bee", "cat") for i in range(8)]
     spoil(root, *names)
     data = open_set(root, num_workers=workers)
+    others = set(multiprocessing.active_children())
     with (
         pytest.warns(UserWarning, match="cannot be read"),
         pytest.raises(DataError, match=r"more than max_corrupt_share=0\.05") as error,
     ):
         list(data.train_dataloader())
+    assert set(multiprocessing.active_children()) <= others  # whoever holds the error
     assert "\n" not in str(error.value)
     assert str(root) in str(error.value)
     assert type(error.value) is DataError

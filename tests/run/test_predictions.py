@@ -16,7 +16,7 @@ from tome_lightning.run import predictions
 from tome_lightning.run.predictions import PredictionWriter
 from tome_lightning.run.record import RUN_DIR_VARIABLE, make_run_dir
 from tome_lightning.trainer.claim import release
-from tome_lightning.trainer.peers import rank
+from tome_lightning.trainer.ranks import rank
 
 from ..runs.kill_and_resume import process, write_some_digits
 

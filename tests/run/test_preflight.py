@@ -15,7 +15,7 @@ import tome_lightning
 from tome_lightning.__main__ import main
 from tome_lightning.arguments import UsageError
 from tome_lightning.run.leftovers import held, remove_unused
-from tome_lightning.run.preflight import check_monitors, check_options, logged, refusal
+from tome_lightning.run.preflight import check_monitors, check_options, logged
 from tome_lightning.run.resume import overruled
 
 from ..test_cli import TINY, trained
@@ -232,13 +232,6 @@ def test_all_that_a_run_logs_may_be_monitored(tmp_path, monkeypatch):
     names = set(logged(run.module, validates=True))
     assert set(run.trainer.callback_metrics) <= names
     assert {"train/loss", "train/lr", "val/loss", "val/top1"} <= set(run.trainer.callback_metrics)
-
-
-def test_an_error_that_passes_through_lightning_is_not_the_users():
-    with pytest.raises(KeyError) as caught:
-        {}["ours"]
-    assert refusal(caught.value) is None
-    assert refusal(ValueError("raised nowhere")) is None
 
 
 def test_what_was_there_and_what_a_run_made_itself_stays(tmp_path):

@@ -186,7 +186,49 @@ lists = ["balanced_train_segments.csv", "eval_segments.csv"]
 data = AudioSet(folder + "/sounds", train_list=lists[0], val_list=lists[1])
 """
     + SET_UP,
+    "images, scan --quick": """
+from tome_lightning.__main__ import main
+start = used()
+words = "scan --quick --data ImageNet --workers 2 --out scan.json --data.root".split()
+assert main([*words, folder + "/images"]) == 0
+told("scan --quick", start)
+""",
+    "sounds, scan --quick": """
+from tome_lightning.__main__ import main
+start = used()
+words = "scan --quick --data AudioSet --workers 2 --out scan.json --data.train_list=train_all.json"
+words += " --data.val_list=eval.json --data.root"
+assert main([*words.split(), folder + "/sounds"]) == 0
+told("scan --quick", start)
+""",
+    "clips, scan --quick": """
+from tome_lightning.__main__ import main
+start = used()
+words = "scan --quick --data Kinetics400 --data.class_list null --workers 2 --out scan.json --data.root"
+assert main([*words.split(), folder + "/clips"]) == 0
+told("scan --quick", start)
+""",
+    "images, predict": """
+from pathlib import Path
+from tome_lightning.__main__ import main
+Path("small.yaml").write_text(SMALL)
+start = used()
+words = "predict --recipe small.yaml --run_dir run --data ImageNet --data.size 32 --data.root".split()
+assert main([*words, folder + "/images"]) == 0
+told("predict", start)
+""",
 }
+# A model that costs next to nothing, with ImageNet's classes.
+SMALL = """
+model:
+  input: {class_path: tome_lightning.inputs.Image, init_args: {size: 32, patch: 16}}
+  task: {class_path: tome_lightning.tasks.SingleLabel, init_args: {num_classes: 1000}}
+  vit: {embed_dim: 32, depth: 2, num_heads: 1, global_pool: avg}
+  r: 1
+  lr: 1.0e-3
+data: {class_path: ImageNet, init_args: {batch_size: 128, num_workers: 2}}
+trainer: {max_epochs: 1, accelerator: cpu, devices: 1, enable_progress_bar: false}
+"""
 
 
 class Figures(NamedTuple):
@@ -202,9 +244,14 @@ class Figures(NamedTuple):
 
 def measure(folder: Path, part: str, start: str, cache: Path) -> Iterator[Figures]:
     """Run a part in a process of its own, with its lists kept in `cache`."""
-    words = [sys.executable, "-W", "ignore", "-c", MEASURE + PARTS[part], str(folder)]
+    code = f"SMALL = {SMALL!r}{MEASURE}{PARTS[part]}"
+    words = [sys.executable, "-W", "ignore", "-c", code, str(folder.absolute())]
     variables = {**os.environ, "TOME_LIGHTNING_CACHE": str(cache)}
-    run = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    variables["PYTHONPATH"] = str(Path(__file__).parents[2])
+    with tempfile.TemporaryDirectory() as scratch:
+        run = subprocess.run(
+            words, env=variables, cwd=scratch, capture_output=True, text=True, check=False
+        )
     if run.returncode:
         raise RuntimeError(f"{part}: {run.stderr[-2000:]}")
     for line in run.stdout.splitlines():

@@ -2,8 +2,8 @@
 
 ``python -m tests.runs.ranks_table`` runs every case on one node of two and four ranks, on one node under
 torchrun, and on two nodes (two torchrun agents on this machine), with gloo, and prints the table of
-``recipes/LONG_RUNS.md``. It exits with 1 if a case is against expectation. ``--launch`` and ``--case``
-choose some of them.
+``recipes/LONG_RUNS.md`` after them. It exits with 1 if a case is against expectation. ``--launch`` and
+``--case`` choose some of them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
+from tome_lightning.trainer.saving import STOPPED
 
 from .kill_and_resume import Job, Session, descendants, process, write_data
 from .recorder import RAISE
@@ -67,6 +69,7 @@ class Case:
         codes: What the run may exit with.
         said: What it has to print.
         torchrun: The same under torchrun, whose agents exit with 1 whatever ended their ranks.
+        stopped: Whether the run leaves its file for a scheduler's script.
     """
 
     words: Sequence[str] = ()
@@ -76,6 +79,7 @@ class Case:
     codes: tuple[int, ...] = (0,)
     said: str = ""
     torchrun: tuple[int, ...] = (1,)
+    stopped: bool = False
 
 
 class Running:
@@ -106,6 +110,11 @@ class Running:
         for child in self.children:
             child.send_signal(signal.SIGTERM)
 
+    def announce(self) -> None:
+        """SIGUSR1 to what the scheduler has started, as SLURM before the time is up."""
+        for child in self.children:
+            child.send_signal(signal.SIGUSR1)
+
     def kill_agents(self) -> None:
         """SIGKILL to torchrun, or to the first process."""
         for child in self.children:
@@ -124,12 +133,17 @@ LONG = ("--trainer.max_epochs=500",)
 SLOW = ("--trainer.max_epochs=500", "--data.eval_batch_size=1", "--trainer.num_sanity_val_steps=0")
 CASES = {
     "fit to its end": Case(("--trainer.max_epochs=1",), phase="", said="top1"),
-    "SIGTERM to all in training": Case(LONG, cause=Running.stop_all, codes=(143,), said="Saved"),
+    "SIGTERM to all in training": Case(
+        LONG, cause=Running.stop_all, codes=(143,), said="Saved", stopped=True
+    ),
+    "SIGUSR1 to torchrun, or the first process": Case(
+        LONG, cause=Running.announce, codes=(138,), said="Stopped by SIGUSR1", stopped=True
+    ),
     "SIGUSR1 to one rank in training": Case(
-        LONG, cause=Running.stop_one, codes=(138,), said="Saved"
+        LONG, cause=Running.stop_one, codes=(138,), said="Saved", stopped=True
     ),
     "SIGUSR1 to one rank in validation": Case(
-        SLOW, phase="val", cause=Running.stop_one, codes=(138,), said="Saved"
+        SLOW, phase="val", cause=Running.stop_one, codes=(138,), said="Saved", stopped=True
     ),
     "a rank raises in training": Case(
         LONG,
@@ -159,10 +173,23 @@ class Row(NamedTuple):
     words: str
     fine: bool
 
+    @property
+    def ends(self) -> str:
+        return ", ".join("none" if code is None else str(code) for code in self.codes)
+
     def __str__(self) -> str:
-        codes = ", ".join("none" if code is None else str(code) for code in self.codes)
         words = self.words.replace("|", "\\|")
-        return f"| {self.case} | {self.launch} | {self.seconds:.0f} | {codes} | {words} |"
+        return f"| {self.case} | {self.launch} | {self.seconds:.0f} | {self.ends} | {words} |"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a case, a column a launch, in them seconds and exit codes."""
+    launches = list(dict.fromkeys(row.launch for row in rows))
+    lines = [f"| case | {' | '.join(map(str, launches))} |", "|---" * (len(launches) + 1) + "|"]
+    for case in dict.fromkeys(row.case for row in rows):
+        cells = {row.launch: f"{row.seconds:.0f} s: {row.ends}" for row in rows if row.case == case}
+        lines.append(f"| {case} | {' | '.join(cells.get(one, '') for one in launches)} |")
+    return "\n".join(lines)
 
 
 def try_case(name: str, launch: Launch, data: Path, folder: Path) -> Row:
@@ -215,7 +242,8 @@ def commands_of(job: Job, launch: Launch, second: Path) -> list[list[str]]:
         commands.append([
             sys.executable, "-m", "torch.distributed.run", f"--nnodes={launch.nodes}",
             f"--nproc_per_node={launch.per_node}", f"--node_rank={number}", "--rdzv_backend=c10d",
-            "--rdzv_id=ranks", f"--rdzv_endpoint=127.0.0.1:{port}", *fit,
+            "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "--rdzv_id=ranks",
+            f"--rdzv_endpoint=127.0.0.1:{port}", *fit,
         ])  # fmt: skip
     return commands
 
@@ -259,6 +287,7 @@ def judge(name: str, case: Case, running: Running, seconds: float) -> Row:
     if case.codes == (0,):
         good, seconds = (0,), 0.0
     fine = all(code in good for code in codes) and case.said in printed and seconds <= BOUND
+    fine &= (running.job.run_dir / STOPPED).exists() == case.stopped or case.said == "is gone"
     pattern = re.compile(
         r"^(error: .*|Stopped by .*|RuntimeError: .*|.*terminated with code.*)$", re.M
     )
@@ -271,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--launch", action="append", choices=list(LAUNCHES))
     parser.add_argument("--case", action="append", choices=list(CASES))
     options = parser.parse_args(argv)
-    wrong = 0
+    rows: list[Row] = []
     print("| case | processes | seconds | exit codes | said |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         data = write_data("quickstart", Path(place))
@@ -282,11 +311,12 @@ def main(argv: list[str] | None = None) -> int:
                 folder = Path(place, f"{key}{number}")
                 row = try_case(name, LAUNCHES[key], data, folder)
                 print(row, "" if row.fine else "NOT AS EXPECTED", flush=True)
+                rows.append(row)
                 if not row.fine:
-                    wrong += 1
                     printed = [log.read_text(errors="replace") for log in folder.glob("*.log")]
                     print(*(text[-3000:] for text in printed), sep="\n---\n", file=sys.stderr)
-    return int(wrong > 0)
+    print(f"\n{table(rows)}")
+    return int(not all(row.fine for row in rows))
 
 
 if __name__ == "__main__":

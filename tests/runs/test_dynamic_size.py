@@ -10,10 +10,9 @@ import yaml
 from PIL import Image as Pictures
 
 from tome_lightning import fit
-from tome_lightning.commands.benchmark.case import from_recipe
 from tome_lightning.commands.doctor.recipe import check_recipe
 from tome_lightning.commands.export import export_model
-from tome_lightning.commands.loaded import load_model
+from tome_lightning.commands.loaded import from_recipe, load_model
 from tome_lightning.commands.sweep import sweep
 from tome_lightning.commands.visualize.pictures import visualize
 from tome_lightning.finetune import FineTune, FineTuneError

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tome_lightning import Clip, FineTune, Image, MultiLabel, SingleLabel, Spectrogram
-from tome_lightning.trainer.agreement import to_device
+from tome_lightning.trainer.agreement import Agreement, to_device
+from tome_lightning.trainer.saving import SaveLast
 
 CUDA = torch.device("cuda")
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2}
@@ -40,6 +41,14 @@ def test_numbers_reach_a_cuda_device_from_pinned_memory_alone(monkeypatch):
         sent = to_device([15, True], CUDA)
     assert (sent.device.type, sent.dtype, sent.shape) == ("cuda", torch.float32, (2,))
     assert len(pinned) == 1
+    assert copies.seen == [("aten::_to_copy", True)]
+
+
+def test_a_step_s_question_whether_to_stop_or_save_waits_for_no_copy(monkeypatch):
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Agreement, "exchange", lambda self, numbers: [0.0] * len(numbers))
+    with FakeTensorMode(), Copies() as copies:
+        assert SaveLast()._agreed(CUDA) == [0, 0]
     assert copies.seen == [("aten::_to_copy", True)]
 
 

@@ -15,7 +15,8 @@ from lightning.pytorch.plugins.environments import (
 from tome_lightning.__main__ import main
 from tome_lightning.arguments import UsageError
 from tome_lightning.trainer.launch import Launch, check_launch, cluster_plugins, in_step, launched
-from tome_lightning.trainer.peers import one_of_several, rank
+from tome_lightning.trainer.peers import one_of_several
+from tome_lightning.trainer.ranks import rank
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
 STEP = JOB | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tome_lightning.cli import exit_code
+from tome_lightning.__main__ import exit_code
 from tome_lightning.trainer.memory import WAYS_OUT, out_of_memory
 
 ON_CUDA = (

@@ -1,16 +1,25 @@
 """What is left of a run when one of its processes is gone."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
+from tome_lightning.arguments import UsageError
+from tome_lightning.trainer import peers, watch
 from tome_lightning.trainer.agreement import Agreement
-from tome_lightning.trainer.peers import LOST, lost_peer, rank, started_by_first
+from tome_lightning.trainer.peers import LOST, Peers, lost_peer
+from tome_lightning.trainer.signals import RunStopped
+from tome_lightning.trainer.watch import Notice, told
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK",
@@ -22,31 +31,6 @@ VARIABLES = (
 def alone(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.parametrize(
-    ("environment", "number", "started"),
-    [
-        ({}, 0, False),
-        ({"LOCAL_RANK": "0"}, 0, False),
-        ({"LOCAL_RANK": "1"}, 1, True),  # Lightning's own launcher sets no other
-        ({"LOCAL_RANK": "1", "RANK": "9", "TORCHELASTIC_RUN_ID": "x"}, 9, False),
-        ({"SLURM_PROCID": "3"}, 3, False),
-        ({"JSM_NAMESPACE_RANK": "5"}, 5, False),
-        ({"OMPI_COMM_WORLD_RANK": "2"}, 2, False),
-        ({"RANK": "0", "LOCAL_RANK": "2"}, 2, False),  # RANK of a machine, which starts its own
-        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1, True),  # Lightning's, in a shell on SLURM
-        (
-            {"SLURM_PROCID": "1", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"},
-            0,
-            False,
-        ),
-    ],
-)
-def test_which_process_this_is_and_who_started_it(monkeypatch, environment, number, started):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert (rank(), started_by_first()) == (number, started)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +114,83 @@ def test_a_started_process_ends_when_the_first_one_was_killed(tmp_path):
     assert told.read_text() == "error: process 1 stops: the first process of the run is gone\n"
     assert first.returncode == -9
     assert pid > 0
+
+
+LOST_ONE = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer")
+
+
+@pytest.fixture
+def second(monkeypatch) -> TCPStore:
+    """This process is the second of two that torchrun has started; the store of its agent."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    given = {
+        "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2",
+        "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+    }  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(peers, "_watches", [])
+    monkeypatch.setattr(watch, "OWN_GRACE", 600.0)  # this process is the tests' own
+    return store
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (RuntimeError("as it\nwas told"), 1, "RuntimeError: as it was told"),
+        (UsageError("no such folder"), 2, "no such folder"),
+        (RunStopped(signal.SIGUSR1), 138, "stopped by SIGUSR1"),
+        (KeyboardInterrupt(), 130, "stopped by SIGINT"),
+        (LOST_ONE, 0, None),  # the one that is lost has told, or has had no time to
+    ],
+)
+def test_a_process_that_fails_says_why_where_all_can_read_it(second, error, code, reason):
+    """Also before it has come to its group: the store is there from the start."""
+    ours = Peers(lambda error: error if isinstance(error, UsageError) else None)
+    assert ours.watch is not None
+    trainer: Any = SimpleNamespace(strategy=None)
+    ours.on_exception(trainer, SimpleNamespace(), error)
+    store = watch.connect()
+    assert store is not None
+    assert told(store) == (None if reason is None else Notice(1, 0, code, reason))
+    ours.teardown(trainer, SimpleNamespace(), "fit")
+
+
+def test_who_has_lost_another_one_leaves_with_its_code(second, capfd):
+    assert peers.follow(ValueError("of its own")) is None
+    Peers()
+    watch.tell(watch.connect(), Notice(0, 1, 2, "no such folder"))
+    assert peers.follow(LOST_ONE) == 2
+    assert capfd.readouterr().err == ""  # the first one of its machine says it
+    os.environ["LOCAL_RANK"] = "0"
+    assert peers.follow(LOST_ONE) == 2
+    said = "error: process 1 stops, because process 0 has left: no such folder\n"
+    assert capfd.readouterr().err == said
+
+
+def test_who_has_lost_one_that_said_nothing_tells_that(second, capfd):
+    Peers()
+    assert peers.follow(LOST_ONE) == 1
+    assert "process 1 stops, because another one is gone, without a word" in capfd.readouterr().err
+    store = watch.connect()
+    assert store is not None
+    notice = told(store)
+    assert notice is not None
+    assert (notice.rank, notice.code) == (1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_process_that_could_not_start_tells_and_waits_for_nobody(second, code):
+    """It had no trainer yet; what would run at its exit could wait for a group of which it is part."""
+    pid = os.fork()
+    if not pid:
+        returned = peers.leave(code)
+        os._exit(90 + returned)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (code or 90)
+    store = watch.connect()
+    assert store is not None
+    assert told(store) == (Notice(1, 0, 2, "it could not start, see there") if code else None)
 
 
 def test_one_process_agrees_with_itself():

@@ -13,6 +13,7 @@ import torch
 import torch.multiprocessing as mp
 
 from datamodules import AudioSet, DataError, ImageNet, Kinetics400
+from tome_lightning import FineTune
 from tome_lightning.trainer import same_data
 from tome_lightning.trainer.same_data import Account, SharedDataError, compare, set_up_together
 
@@ -64,6 +65,15 @@ def test_what_is_no_mistake_of_the_user_keeps_its_traceback_and_ends_the_others_
 
 def test_equal_accounts_say_nothing() -> None:
     compare([account("a", 5), account("b", 5)])
+
+
+def test_our_module_has_its_data_set_up_together() -> None:
+    """In every verb: Lightning calls the hook before the data module's own set-up."""
+    for processes in (1, 2):
+        data = ImageNet("none")
+        trainer = SimpleNamespace(datamodule=data, world_size=processes)
+        assert FineTune.configure_callbacks(SimpleNamespace(trainer=trainer)) == []  # type: ignore[arg-type]
+        assert isinstance(data.setup, same_data._Together) == (processes > 1)
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -14,7 +14,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.errors import WorkerError
-from tome_lightning.cli import exit_code
+from tome_lightning.__main__ import exit_code
 from tome_lightning.trainer import saving
 from tome_lightning.trainer.agreement import Agreement
 from tome_lightning.trainer.saving import STOPPED, SaveLast, SavingError

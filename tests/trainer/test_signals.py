@@ -36,6 +36,19 @@ def test_a_second_one_has_its_usual_effect(signals):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_the_second_one_ends_a_process_whatever_handled_it_before(signals):
+    """Lightning's own handler talks to other processes, wherever in a step this one is."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signals.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+        signals._at -= 60
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
 def test_processes_it_has_started_are_told_but_not_of_ctrl_c(signals):
     told: list[int] = []
     signals.install(told.append)

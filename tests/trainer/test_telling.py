@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import tome_lightning
+from tome_lightning.__main__ import exit_code
+from tome_lightning.arguments import UsageError
 from tome_lightning.trainer.telling import RANKS, first_to_tell
 
 ROOT = Path(tome_lightning.__file__).parents[1]
@@ -70,6 +72,16 @@ def test_old_signs_go(monkeypatch, tmp_path):
     os.utime(sign, (0, 0))
     assert told(monkeypatch, RANK="1")  # another day, another launch
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_mistake_in_the_options_of_a_run_is_told_once(monkeypatch, capfd):
+    def mistaken() -> None:
+        raise UsageError("data.root is no folder")
+
+    for number in "1023":
+        monkeypatch.setenv("RANK", number)
+        assert exit_code(mistaken) == 2
+    assert capfd.readouterr().err == "error: data.root is no folder\n"
 
 
 def test_a_wrong_verb_is_told_once_by_a_launch_s_processes(tmp_path):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from torch.distributed import TCPStore
 
-from tome_lightning.trainer import watch
+from tome_lightning.trainer import pulse, watch
+from tome_lightning.trainer.pulse import Pulse
 from tome_lightning.trainer.watch import Notice, Watch, because, tell, told
 
 CAUSE = Notice(1, 0, 2, "no such folder")
@@ -91,8 +92,62 @@ def test_a_process_leaves_when_the_one_with_the_store_is_gone(capfd):
     assert "is gone" in capfd.readouterr().err
 
 
+@pytest.fixture
+def short(monkeypatch) -> None:
+    """Signs of life five times a second, missed after one."""
+    monkeypatch.setattr(watch, "BEAT", 0.2)
+    monkeypatch.setattr(pulse, "BEAT", 0.2)
+    monkeypatch.setattr(pulse, "SILENCE", 1.0)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_gone_without_a_word_is_missed(server, capfd):
+    """Its machine has lost its power: no socket says so."""
+    gone = watch.connect()
+    assert gone is not None
+    Pulse(1, gone).beat()
+    assert forked(lambda: Watch(0, watch.connect())) == 1
+    err = capfd.readouterr().err
+    assert err == "error: process 0 stops, because process 1 has left: no sign of life for 120 s\n"
+    assert told(gone) == Notice(1, -1, 1, "no sign of life for 120 s")  # others need not wait
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_are_busy_or_done_are_not_missed(server):
+    def busy() -> None:
+        first, second, third = (Watch(rank, watch.connect()) for rank in range(3))
+        third.end()
+        watch.time.sleep(1.8)
+        os._exit(7 if first.notice is second.notice is None else 8)
+
+    assert forked(busy) == 7
+
+
 def broken(keys: list[str]) -> bool:
     raise RuntimeError("failed to recv, got 0 bytes")
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_ranks_of_a_killed_torchrun_agent_are_asked_to_stop(saves, monkeypatch, capfd):
+    """They are all there, and can still save; one that does not get to it ends all the same."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(watch, "OWN_GRACE", 0.3)
+    asked: list[int] = []
+    ended: list[int] = []
+    monkeypatch.setattr(watch, "exit_now", ended.append)
+
+    def ask(signum: int) -> None:
+        asked.append(signum)
+        if saves:
+            looking.leaving = Notice(1, 0, 143, "stopped by SIGTERM")
+
+    looking = Watch(1, None, ask=ask)
+    looking._orphaned()
+    looking.end()
+    assert (asked, ended) == ([15], [] if saves else [1])
+    assert capfd.readouterr().err == "error: process 1 stops: torchrun's agent is gone\n"
 
 
 def test_a_stop_of_another_process_is_asked_of_this_one_too(server):

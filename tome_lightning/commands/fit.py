@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from tome_lightning.finetune import FineTune
+from tome_lightning.run.failures import users_mistake
 from tome_lightning.run.overrides import read_overrides
 from tome_lightning.run.record import RUN_DIR_VARIABLE
 from tome_lightning.screen import silence
@@ -61,7 +62,7 @@ def fit(
     """
     given, objects = read_overrides(overrides, options, callbacks=callbacks, logger=logger)
     words = ["fit", "--recipe", str(recipe), *given]
-    from tome_lightning.cli import ToMeCLI, users_mistake
+    from tome_lightning.cli import ToMeCLI
 
     if "LOCAL_RANK" not in os.environ:
         os.environ.pop(RUN_DIR_VARIABLE, None)

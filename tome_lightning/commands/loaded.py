@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError, safe_open
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import get_pretrained_cfg
+from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models.vision_transformer import VisionTransformer
 
 import checkpoints
 import datamodules
 import recipes
-from checkpoints.bounds import parse_json
+from checkpoints.notes import exported
 from tome_lightning.arguments import UsageError, read_yaml
+from tome_lightning.commands import recipe_model
 from tome_lightning.inputs import Image, Input
 from tome_lightning.run.trusted import plain_data, trusted_data, trusted_model
 from tome_lightning.tasks import Task
@@ -27,58 +27,67 @@ from tome_lightning.trainer.checkpoint_file import (
     MalformedRunError,
     read_header,
 )
-from tome_lightning.trust import Untrusted, fits, recipe_name
+from tome_lightning.trust import Untrusted, recipe_name
 
-IMAGENET_FAMILIES = ("mae", "tome")  # their pixels are normalised as ImageNet's usually are
-NOTED = {  # what is used of what ``export`` notes
-    "averaged": bool,
-    "class_names": list[str] | None,
-    "licence": str | None,
-    "mean": list[float],
-    "prop_attn": bool,
-    "r": int | list[int] | dict[str, int | float],
-    "recipe": str | None,
-    "std": list[float],
-    "versions": dict[str, str],
-}
 HALF = (0.5,)  # what timm assumes of a model that says nothing of its pixels
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights, and what it needs to be shown a file.
+    """A model, and what it needs to be shown a file, exported or timed.
 
     Attributes:
         name: As the user named it.
-        model: In evaluation mode, on the CPU.
+        model: On the CPU; by `load_model` in evaluation mode.
         input: What it reads.
-        mean: Of each channel on the scale 0 to 1; of a spectrogram, one, in natural logarithms.
+        mean: Of each channel on the scale 0 to 1; of a spectrogram, one, in natural logarithms. Empty
+            of a model that is only timed.
         std: Standard deviation on the same scale.
         weights: Where they come from, in words.
-        task: What it learnt; None where no head is known.
+        task: What it learns or learnt; None where no head is known.
         class_names: Of its head, if they are known.
         data: Arguments of the run's or the recipe's data module, as far as they are known: how clips
             are sampled, how a picture is resized.
         recipe: The run's or the recipe's name.
         no_head: Whether weights were loaded and had no head that fits, so that it is random.
+        batch_size: Samples a step of the recipe (with repeats), on one device, as far as it is known.
+        dtype: float32, bfloat16 or float16: the recipe's trainer.precision, as far as it is known.
     """
 
     name: str
     model: ToMeViT
     input: Input
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    weights: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    weights: str = "random weights"
     task: Task | None = None
     class_names: list[str] | None = None
     data: dict[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     no_head: bool = False
+    batch_size: int | None = None
+    dtype: str | None = None
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The stock timm model."""
+        return self.model.vit
+
+    @property
+    def dense(self) -> ToMeViT:
+        """The model without merging; shares the weights."""
+        model = patch(self.vit)
+        model.img_size = self.model.img_size
+        return model
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample: the input's, or of a model with ``dynamic_img_size`` that of its data."""
         return (self.input.shape[0], *self.model.img_size)
+
+    def tokens(self, training: bool) -> int:
+        """Tokens of a sample that enter the first block; training may leave some out."""
+        return self.model.train_tokens if training else self.model.num_tokens
 
 
 def load_model(
@@ -154,6 +163,25 @@ def load_model(
     return loaded
 
 
+def from_recipe(words: Iterable[str], whole_run: bool = False) -> LoadedModel:
+    """The model of a recipe with random weights; see `recipe_model.build`."""
+    built = recipe_model.build(words, whole_run)
+    model = built.module.model
+    if not any(model.plan()):
+        model.r = 0
+    if built.img_size is not None and model.vit.dynamic_img_size:
+        model.img_size = built.img_size
+    return LoadedModel(
+        name=built.recipe, model=model, input=built.module.input, task=built.module.task,
+        batch_size=built.batch_size, dtype=built.dtype,
+    )  # fmt: skip
+
+
+def own_size(known: PretrainedCfg | None) -> int:
+    """Pixels a side of a timm model, 224 where timm does not say."""
+    return known.input_size[-1] if known is not None and known.input_size else 224
+
+
 def is_run_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint that a run of ours wrote; it is read safely."""
     if not path.is_file() or path.suffix == ".safetensors":
@@ -222,8 +250,6 @@ def _of_recipe(
     words: list[str],
     which: checkpoints.Which | None,
 ) -> LoadedModel:
-    from tome_lightning.commands.benchmark.case import from_recipe
-
     if ckpt is not None and is_run_checkpoint(Path(ckpt)):
         raise UsageError(
             f"{ckpt} is a run's checkpoint and has its model with it: leave --recipe out."
@@ -239,21 +265,20 @@ def _of_recipe(
         raise UsageError(
             f"The recipe {recipe} starts from random weights. Give --ckpt FILE, or --random-weights."
         )
-    case = from_recipe(["--recipe", recipe, *words])
+    built = from_recipe(["--recipe", recipe, *words])
     told, no_head = "random weights", False
     if weights is not None and not random_weights:
         inflate = bool(section.get("inflate"))
         which = which or section.get("weights")
-        report = checkpoints.load(case.vit, weights, inflate=inflate, weights=which)
+        report = checkpoints.load(built.vit, weights, inflate=inflate, weights=which)
         told = report.brief
         no_head = any(name.startswith("head") for name in report.new)
         told += ", with a new head of random weights" if no_head else ""
     data = content.get("data") or {}
-    mean, std = _scale(data, case.input)
-    return LoadedModel(
-        name=recipe, model=patch(case.vit, r=case.r or 0, prop_attn=case.prop_attn),
-        input=case.input, mean=mean, std=std, weights=told, task=case.task,
-        data=dict(data.get("init_args") or {}), recipe=Path(recipe).stem, no_head=no_head,
+    mean, std = _scale(data, built.input)
+    return replace(
+        built, name=recipe, mean=mean, std=std, weights=told, data=dict(data.get("init_args") or {}),
+        recipe=Path(recipe).stem, no_head=no_head,
     )  # fmt: skip
 
 
@@ -270,7 +295,7 @@ def _of_timm(
             f"{ckpt} is a run's checkpoint and has its model with it: leave --model out."
         )
     known = get_pretrained_cfg(name if _has_tag(name) else plain) if _is_timm(plain) else None
-    size = img_size or (known.input_size[-1] if known is not None and known.input_size else 224)
+    size = img_size or own_size(known)
     read = Image(size=size, timm_model=plain)
     weights = None if random_weights else str(ckpt or name)
     kind = None if weights is None or not _is_timm(plain) else checkpoints.identify(weights)
@@ -283,39 +308,17 @@ def _of_timm(
         told = report.brief
     net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
     noted = exported(Path(ckpt)) if ckpt is not None else {}
+    net.r = noted.get("r") or 0
     mean = tuple(known.mean) if known is not None else HALF * 3
     std = tuple(known.std) if known is not None else HALF * 3
-    if (
-        ckpt is not None
-        and not _has_tag(name)
-        and kind is not None
-        and kind.family in IMAGENET_FAMILIES
-    ):
-        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # not those of timm's own weights
-    if noted:
-        told_mean, told_std = tuple(noted.get("mean", ())), tuple(noted.get("std", ()))
-        if len(told_mean) == len(told_std) == len(mean):
-            mean, std = told_mean, told_std
-        net.r = noted.get("r") or 0
+    if ckpt is not None and kind is not None and (noted or not _has_tag(name)):
+        pixels = kind.preprocessing  # not those of timm's own weights
+        if pixels.mean and pixels.std and len(pixels.mean) == len(pixels.std) == len(mean):
+            mean, std = pixels.mean, pixels.std
     return LoadedModel(
         name=name, model=net, input=read, mean=mean, std=std, weights=told,
         class_names=noted.get("class_names"),
     )  # fmt: skip
-
-
-def exported(path: Path) -> dict[str, Any]:
-    """What ``export`` noted beside weights; empty for other files."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get("tome_lightning")
-        found = parse_json(text) if text else {}
-    except (SafetensorError, OSError, ValueError):  # what reads the weights says what is wrong
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: value for name, value in found.items() if fits(value, NOTED.get(name, object))}
 
 
 def _is_timm(plain: str) -> bool:

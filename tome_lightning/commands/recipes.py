@@ -10,30 +10,23 @@ from pathlib import Path
 
 import recipes
 from tome_lightning.arguments import UsageError, VerbParser, check_output
-from tome_lightning.screen import complain, say, typed
+from tome_lightning.screen import say, typed
 
 PROG = "python -m tome_lightning recipes"
 WIDTHS = (22, 28, 21, 23)  # of a table's columns, in characters
 GAP = "  "
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Run the verb.
 
     Args:
         argv: The command line after `recipes`.
 
-    Returns:
-        The exit code: 0, or 2 for a user's mistake.
+    Raises:
+        UsageError, recipes.RecipeError: For a user's mistake.
     """
-    try:
-        say(_run(argv))
-    except (UsageError, recipes.RecipeError) as error:
-        complain(error)
-        return 2
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
-    return 0
+    say(_run(argv))
 
 
 def table() -> str:

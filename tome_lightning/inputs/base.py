@@ -11,8 +11,10 @@ from typing import Any, ClassVar
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 
+from tome_lightning.errors import UserError
 
-class InputError(ValueError):
+
+class InputError(UserError):
     """An input that no ViT can be built for: one line, what, got, why and the way out."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from tome_lightning.trainer.claim import LOCK
-from tome_lightning.trainer.peers import rank
+from tome_lightning.trainer.ranks import rank
 
 HPARAMS = "hparams.yaml"
 SET_UP = re.compile(  # what is written before a run has begun

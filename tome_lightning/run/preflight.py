@@ -1,14 +1,11 @@
-"""What is looked at before a run starts, and what is said where Lightning refuses it."""
+"""What is looked at before a run starts."""
 
 from __future__ import annotations
 
 import difflib
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
@@ -20,7 +17,6 @@ from tome_lightning.callbacks import ToMeCallback
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune
 
-LIGHTNING = Path(lightning.__file__).parent
 OURS = ("lightning", "tome_lightning", "pytorch_lightning")  # whose callbacks' logs are known
 
 
@@ -113,50 +109,3 @@ def _complain(
         raise UsageError(f"{told}: trainer.limit_val_batches is 0, so it does not validate.")
     hint = f"Did you mean {near[0]}?" if near else f"It logs {', '.join(known)}."
     raise UsageError(f"{told}. {hint}")
-
-
-def refusal(error: BaseException | None) -> str | None:
-    """One line where Lightning refuses a run, itself or in one of its callbacks and loggers.
-
-    What it says in so many words (a package is missing, an option does not fit the data) is a user's to
-    mend; an error that merely passes through it is not.
-
-    Args:
-        error: What ended a run; the parser wraps what the objects it makes raise.
-    """
-    cause = error
-    while cause is not None:
-        frames = traceback.extract_tb(cause.__traceback__)
-        place = _place(frames[-1].filename) if frames else None
-        said = isinstance(cause, Exception) and bool(frames) and _raises(frames[-1])
-        if place is None or not said:
-            place = _setting_up(frames)
-        if place is not None:
-            what = " ".join(str(cause).split())[:600]
-            return f"Lightning refuses this run ({place}): {what}"
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return None
-
-
-def _raises(frame: traceback.FrameSummary) -> bool:
-    return (frame.line or "").startswith("raise ")
-
-
-def _setting_up(frames: Sequence[traceback.FrameSummary]) -> str | None:
-    """The callback of Lightning's that fails as the trainer sets it up: it is not for this module."""
-    hooks = [i for i, frame in enumerate(frames) if frame.name == "_call_setup_hook"]
-    for frame in reversed(frames[hooks[0] :] if hooks else []):
-        place = _place(frame.filename)
-        if place is not None and place.startswith("callbacks."):
-            return place
-        if place is None and "tome_lightning" in Path(frame.filename).parts:
-            return None
-    return None
-
-
-def _place(file: str) -> str | None:
-    """A module of Lightning's by its name without the package's, e.g. ``callbacks.timer``."""
-    path = Path(file)
-    if not path.is_relative_to(LIGHTNING):
-        return None
-    return ".".join(path.relative_to(LIGHTNING).with_suffix("").parts[1:])

@@ -25,7 +25,7 @@ from tome_lightning.screen import typed
 from tome_lightning.tasks import Task
 from tome_lightning.trainer.checkpoint_file import write_text
 from tome_lightning.trainer.claim import LOCK, claim
-from tome_lightning.trainer.peers import rank
+from tome_lightning.trainer.ranks import rank
 from tome_lightning.trainer.saving import LAST
 from tome_lightning.trust import fits
 

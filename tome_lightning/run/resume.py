@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tome_lightning.arguments import UsageError
 from tome_lightning.run.environment import other_versions
 from tome_lightning.run.trusted import Taken, trusted_data, trusted_model, trusted_run
+from tome_lightning.screen import say
 from tome_lightning.trainer.checkpoint_file import CheckpointFileError, read_header
 from tome_lightning.trainer.progress import Progress
+from tome_lightning.trainer.ranks import rank, started_by_first
 from tome_lightning.trainer.saving import LAST
 from tome_lightning.trust import Untrusted, class_paths, recipe_name
 
-CONNECTOR = "checkpoint_connector.py"  # Lightning's, which restores a run's parts in turn
+# Set for the processes that Lightning starts on this machine: what `--resume` has found.
+RESUME_VARIABLE = "TOME_LIGHTNING_RESUME"
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
 
 
@@ -41,6 +43,30 @@ class SavedConfig(NamedTuple):
     logged_steps: int | None
     left_out: dict[str, Any]
     class_names: list[str] | None = None
+
+
+def checkpoint_to_resume(resume: str, run_dir: Path | None, recipe: str | None) -> Path | None:
+    """What ``--resume`` means, the same for all processes of this machine; says what ``auto`` finds.
+
+    Args:
+        resume: As for `find_checkpoint`, which says what is returned and raised.
+        run_dir: The run directory, if one was given.
+        recipe: The recipe's name, if there is one.
+    """
+    if started_by_first() and RESUME_VARIABLE in os.environ:
+        found = os.environ[RESUME_VARIABLE]
+        return Path(found) if found else None
+    if resume == "auto" and recipe is None and run_dir is None:
+        raise UsageError("--resume auto has to know whose run: give --recipe or --run_dir.")
+    path = find_checkpoint(resume, run_dir, recipe)
+    os.environ[RESUME_VARIABLE] = str(path or "")
+    if resume == "auto" and rank() == 0:
+        say(
+            "--resume auto finds no checkpoint to go on from: this run starts at its beginning"
+            if path is None
+            else describe_choice(path, run_dir)
+        )
+    return path
 
 
 def find_checkpoint(
@@ -230,33 +256,6 @@ def check_left_out(
             )
     told = "; ".join(f"trainer.{name} {', '.join(gone)}" for name, gone in missing.items())
     return f"The checkpoint's run had {told}, which this one has not" if told else None
-
-
-def not_restored(
-    error: BaseException, options: Sequence[str] = (), path: Path | None = None
-) -> str | None:
-    """One line where a checkpoint could be read but not restored: it is of another model, or malformed.
-
-    Args:
-        error: What ended a run.
-        options: Those of the checkpoint that the run was given others for, see `overruled`.
-        path: The checkpoint.
-    """
-    of_model = [option for option in options if option.startswith("model.")]
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.endswith(CONNECTOR) and frame.name.lstrip("_").startswith("res"):
-            if of_model:
-                return (
-                    f"{path} is of another model or optimizer than this run's: {', '.join(of_model)}. "
-                    "Leave that out to go on with it; weights to start another run from go to "
-                    "--init_from."
-                )
-            what = " ".join(str(error).split())[:300]
-            return (
-                f"The checkpoint cannot be restored: {type(error).__name__}: {what}. Is it of a model "
-                "or an optimizer of other sizes? Weights to start another run from go to --init_from."
-            )
-    return None
 
 
 def _last(path: str) -> str:

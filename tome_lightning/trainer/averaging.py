@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from tome_lightning.arguments import UsageError
+from tome_lightning.trainer.lightning_internals import average_of, callbacks_of, has_own_device
 
 EMA = (
     "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging "
@@ -62,7 +63,7 @@ def check_averaging(trainer: Trainer) -> None:
     Raises:
         UsageError: For stochastic weight averaging, or two averages.
     """
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     for callback in callbacks:
         if isinstance(callback, StochasticWeightAveraging):
             raise UsageError(
@@ -83,9 +84,8 @@ def start_averages(trainer: Trainer, module: LightningModule) -> None:
 
     Lightning's weight averaging copies the module before its setup(), i.e. random weights.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        average = getattr(callback, "_average_model", None)
-        if isinstance(callback, WeightAveraging) and average is not None:
+    for average in map(average_of, callbacks_of(trainer)):
+        if average is not None:
             average.module.load_state_dict(module.state_dict())
 
 
@@ -95,12 +95,12 @@ def averages_to_device(module: LightningModule) -> None:
     Lightning's weight averaging copies the module before the strategy moves it: each step would copy
     all weights to the host and average there. A device the user has named for them stays theirs.
     """
-    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
-        average = getattr(callback, "_average_model", None)
+    for callback in callbacks_of(module.trainer):
+        average = average_of(callback)
         if not isinstance(callback, WeightAveraging) or average is None:
             continue
         averaged = average.n_averaged.cpu()
-        if not callback._device:
+        if not has_own_device(callback):
             average.to(module.device)
         if type(average) is AveragedModel:
             average.__class__ = CountedOnHost

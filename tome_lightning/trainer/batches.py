@@ -7,11 +7,12 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tome_lightning.errors import UserError
 from tome_lightning.trainer.pace import accumulation, accumulation_scheduler
 from tome_lightning.trainer.progress import Progress
 
 
-class BatchError(ValueError):
+class BatchError(UserError):
     """Batches that do not go together: one line, what, got, why and the way out."""
 
 
@@ -31,7 +32,7 @@ def effective_batch(trainer: Trainer, epoch: int = 0) -> int:
 
 def factors(trainer: Trainer, epoch: int = 0) -> str:
     """What the effective batch is the product of, in words."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = getattr(trainer, "datamodule", None)
     words = [
         f"{data.batch_size} a process",
         *([f"{data.repeat_aug} repeats"] if hasattr(data, "repeat_aug") else []),

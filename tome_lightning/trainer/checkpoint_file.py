@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from checkpoints.bounds import OutOfBounds, check_archive, check_values
+from tome_lightning.errors import UserError
 from tome_lightning.trust import Untrusted, check_form
 
 DAY = 24 * 60 * 60  # seconds
@@ -38,7 +38,7 @@ WAYS_OUT = {
 }
 
 
-class CheckpointFileError(ValueError):
+class CheckpointFileError(UserError):
     """A file that cannot be loaded as a checkpoint; the message is the short reason."""
 
 
@@ -64,7 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.failures: dict[Path, str] = {}
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write a checkpoint; a failure is told and noted in ``failures``, not raised."""
         if storage_options is not None:
@@ -100,7 +100,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(
         self,
-        path: _PATH,
+        path: str | Path,
         map_location: Any = lambda storage, loc: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:

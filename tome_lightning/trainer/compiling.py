@@ -10,12 +10,10 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tome_lightning.tome.plan import R
-
-DYNAMO: Any = torch._dynamo.config
+from tome_lightning.trainer.lightning_internals import DYNAMO, is_compiled
 
 # It warns of operations in place within a recomputed block, which it has turned into plain ones by then.
 logging.getLogger("torch._higher_order_ops.wrap").addFilter(
@@ -29,7 +27,7 @@ def compile_model(model: nn.Module) -> None:
     Its state dict keeps its keys. With ``fullgraph`` torch raises ``FailOnRecompileLimitHit`` where
     it would otherwise run uncompiled past its limit of graphs; see ``allow_graphs``.
     """
-    if model._compiled_call_impl is None:
+    if not is_compiled(model):
         model.compile(fullgraph=True, dynamic=False)
 
 
@@ -72,7 +70,6 @@ class OneShape:
     def __call__(self, model: nn.Module, x: Tensor, **kwargs: Any) -> Tensor:
         if self.samples is None:
             self.samples = len(x)
-        compiled = getattr(model, "_compiled_call_impl", None) is not None
-        run = model.forward if compiled and len(x) != self.samples else model
+        run = model.forward if is_compiled(model) and len(x) != self.samples else model
         out: Tensor = run(x, **kwargs)
         return out

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tome_lightning.trainer.lightning_internals import writes_logs
+
 
 def at_each_batch(trainer: Any) -> bool:
     """Whether a run's bar is to be given figures (``prog_bar``), which Lightning reads at each batch.
@@ -25,8 +27,7 @@ def to_log(trainer: Any, loss: Tensor) -> Tensor:
     this process's own, since to ask the others costs a message.
     """
     count = trainer.world_size if torch.distributed.is_initialized() else 1
-    written = trainer._logger_connector.should_update_logs or trainer.fast_dev_run
-    if count == 1 or not written:
+    if count == 1 or not writes_logs(trainer):
         return loss.detach()
     total = loss.detach().float().clone()
     torch.distributed.all_reduce(total)  # the device adds; the host goes on

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from tome_lightning.errors import UserError
 from tome_lightning.trainer.agreement import Agreement, of_all
 from tome_lightning.trainer.checkpoint_file import write_text
 
@@ -20,8 +21,10 @@ SHOWN = 8  # sample ids in a message; the file has them all
 PATIENCE = 10  # steps in a row that may be left out before the weights must be at fault
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(UserError):
     """The loss is NaN or infinite: one line, what, where, and the way out."""
+
+    of_all = True
 
 
 class Facts(NamedTuple):

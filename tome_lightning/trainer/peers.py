@@ -21,6 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tome_lightning.screen import complain
 from tome_lightning.trainer.launch import launched
+from tome_lightning.trainer.ranks import rank, started_by_first
 from tome_lightning.trainer.signals import RunStopped, StopSignals, interrupted
 from tome_lightning.trainer.watch import (
     GRACE,
@@ -49,31 +50,11 @@ _watches: list[Watch] = []  # of this process
 COLLECTIVE = re.compile(r"gloo|pair\.cc|NCCL|TCPStore")  # of the backward pass, by way of autograd
 
 
-def rank() -> int:
-    """The number of this process, 0 the first, before any strategy is set up."""
-    if os.environ.get("RANK", "").isdigit():  # torchrun, which may itself run under SLURM
-        names = ["RANK"]
-    else:
-        names = ["SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
-    # no process has a larger number on its machine than over all machines
-    numbers = [os.environ.get(name, "") for name in (*names, "LOCAL_RANK")]
-    return max([0, *(int(number) for number in numbers if number.isdigit())])
-
-
 def one_of_several() -> bool:
     """Whether there are other processes in this run."""
     if torch.distributed.is_initialized():  # Lightning takes WORLD_SIZE back as it tears down
         return torch.distributed.get_world_size() > 1
     return launched().processes > 1
-
-
-def started_by_first() -> bool:
-    """Whether the first process has started this one, and neither torchrun nor SLURM nor a user did.
-
-    The first one is killed within seconds once such a process ends with anything but 0.
-    """
-    elsewhere = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "RANK"))
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not elsewhere
 
 
 def lost_peer(error: BaseException | None) -> bool:
@@ -225,6 +206,12 @@ def leave(code: int) -> int:
     atexit._run_exitfuncs()
     exit_now(code)
     return code
+
+
+def leave_group() -> None:
+    """End the threads of a process group that Lightning leaves to the interpreter's exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _end_all(processes: list[subprocess.Popen[Any]]) -> None:

@@ -15,14 +15,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError, LabelledData
 from datamodules.workers import cores_of_each, usable_cores
+from tome_lightning.errors import UserError
 from tome_lightning.trainer.agreement import of_all
 
 FEW = 4  # places that a message names
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # of a machine; many containers have one host name
 
 
-class SharedDataError(DataError):
-    """A mistake that all processes of a run know of and end with: to be told by the first alone."""
+class SharedDataError(DataError, UserError):
+    """A mistake that all processes of a run know of and end with."""
+
+    of_all = True
 
 
 class Account(NamedTuple):

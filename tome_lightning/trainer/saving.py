@@ -13,9 +13,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
+from tome_lightning.errors import UserError
 from tome_lightning.screen import say, typed
 from tome_lightning.trainer.agreement import Agreement, to_device
 from tome_lightning.trainer.checkpoint_file import write_text
+from tome_lightning.trainer.lightning_internals import (
+    accumulates,
+    ask_nobody_for_sigterm,
+    callbacks_of,
+    leave_signals_alone,
+    time_limit,
+)
 from tome_lightning.trainer.loss_guard import NonFiniteLossError
 from tome_lightning.trainer.signals import RunStopped, StopSignals
 from tome_lightning.trust import fits
@@ -24,7 +32,7 @@ LAST = "last.ckpt"
 STOPPED = "stopped"  # in a run directory: a scheduler's signal has ended the run, which is to go on
 
 
-class SavingError(ValueError):
+class SavingError(UserError):
     """Options of saving that cannot be meant, or a last checkpoint that could not be written."""
 
 
@@ -83,13 +91,10 @@ class SaveLast(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.saves &= not getattr(trainer, "fast_dev_run", False)
-        # Its SIGTERM handler waits for the other processes, wherever in a batch this one is.
-        connector: Any = getattr(trainer, "_signal_connector", None)
-        if hasattr(connector, "register_signal_handlers"):
-            connector.register_signal_handlers = _nothing
+        leave_signals_alone(trainer)
         if stage == "fit":  # each process knows its own run directory; the first one's counts
             self.folder = Path(trainer.strategy.broadcast(str(self.path(trainer).parent)))
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         there = any(isinstance(one, _AfterEpoch) for one in callbacks)
         if stage == "fit" and self.saves and not there:
             callbacks.append(_AfterEpoch(self))
@@ -127,7 +132,7 @@ class SaveLast(Callback):
     ) -> None:
         stop, late = self._agreed(pl_module.device)
         self._stop, self._late = self._stop or stop, self._late or bool(late)
-        if trainer.fit_loop._should_accumulate():
+        if accumulates(trainer):
             return
         steps = self.every_n_steps
         self._due = self._late or (
@@ -227,11 +232,7 @@ class SaveLast(Callback):
     def _listen(self, trainer: Trainer) -> None:
         launcher = getattr(trainer.strategy, "launcher", None)
         self.signals.install(getattr(launcher, "kill", None))
-        # Lightning asks the first process before each batch whether a SIGTERM has come, and waits for
-        # the device to know. It never has: ours takes the signals, and all agree without waiting.
-        loop: Any = trainer.fit_loop.epoch_loop
-        if hasattr(loop, "_broadcast_sigterm_tensor"):
-            loop._broadcast_sigterm_tensor = _nothing
+        ask_nobody_for_sigterm(trainer)  # ours takes the signals, and all agree without waiting
 
     def _agreed(self, device: torch.device) -> list[int]:
         """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
@@ -288,10 +289,6 @@ class _AfterEpoch(Checkpoint):
         self.save.after_epoch(trainer)
 
 
-def _nothing() -> None:
-    pass
-
-
 def _last_epoch(trainer: Trainer) -> bool:
     """Whether this is the last epoch."""
     over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
@@ -301,9 +298,9 @@ def _last_epoch(trainer: Trainer) -> bool:
 def _limits(trainer: Trainer) -> list[str]:
     """What ends a run before its last epoch: while this is the same, a run that it has ended stays so."""
     limits = [f"max_epochs {trainer.max_epochs}", f"max_steps {trainer.max_steps}"]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, Timer):
-            limits.append(f"max_time {callback._duration} s")
+            limits.append(f"max_time {time_limit(callback)} s")
         if isinstance(callback, EarlyStopping):
             names = ("monitor", "mode", "min_delta", "patience", "stopping_threshold",
                      "divergence_threshold")  # fmt: skip

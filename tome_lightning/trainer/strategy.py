@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch import nn
 
 from tome_lightning.arguments import UsageError
+from tome_lightning.trainer.lightning_internals import ddp_options, has_batch_norm
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy)
 
@@ -47,9 +48,10 @@ def spare_ddp(strategy: Any, module: nn.Module) -> None:
     """
     if not isinstance(strategy, DDPStrategy):
         return
-    strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
-    if not any(isinstance(part, nn.modules.batchnorm._NormBase) for part in module.modules()):
-        strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+    options = ddp_options(strategy)
+    options.setdefault("gradient_as_bucket_view", True)
+    if not has_batch_norm(module):
+        options.setdefault("broadcast_buffers", False)
 
 
 def _path_of(kind: type) -> str:

@@ -24,6 +24,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from datamodules.leaving import end_workers
 from tome_lightning.screen import complain
 from tome_lightning.trainer.claim import release
+from tome_lightning.trainer.pulse import BEAT, SILENCE, Pulse
 
 LOOK = 0.5  # seconds between two looks
 GRACE = 8.0  # seconds that the main thread of another process has to leave by itself
@@ -119,12 +120,16 @@ class Watch:
             None  # tells what its main thread has not told yet
         )
         self._over = threading.Event()
-        self._lost = 0
+        self._lost = self._looks = 0
+        self._pulse = None if store is None else Pulse(rank, store)
         threading.Thread(target=self._run, name="peers", daemon=True).start()
 
     def end(self) -> None:
         """Look no more: the run is over."""
         self._over.set()
+        with contextlib.suppress(RuntimeError):
+            if self._pulse is not None:
+                self._pulse.end()
 
     def leave(self, notice: Notice, trouble: Callable[[], None]) -> None:
         """This process leaves: tell the others, and be gone soon, whatever the main thread meets.
@@ -146,7 +151,7 @@ class Watch:
     def _run(self) -> None:
         while not self._over.wait(LOOK):
             orphan = self.parent and os.getppid() != self.parent
-            self.notice = None if self.leaving or orphan else self._read()
+            self.notice = None if self.leaving or orphan else self._read() or self._missed()
             if self.leaving is not None:
                 self._bound(self.leaving)
             elif orphan:
@@ -166,6 +171,18 @@ class Watch:
             gone = "the process with the run's store is gone"
             found = Notice(0, -1, 1, gone) if self._lost * LOOK > GRACE else None
         return found
+
+    def _missed(self) -> Notice | None:
+        """Word of a neighbour that has left without one."""
+        looks, self._looks = self._looks, self._looks + 1
+        if self._pulse is None or self._lost or looks % round(BEAT / LOOK):
+            return None
+        with contextlib.suppress(RuntimeError):
+            other = self._pulse.beat()
+            if other is not None:
+                tell(self.store, Notice(other, -1, 1, f"no sign of life for {SILENCE:.0f} s"))
+                return self._read()
+        return None
 
     def _bound(self, own: Notice) -> None:
         if own.signum or self._over.wait(OWN_GRACE):

@@ -6,8 +6,8 @@ import torch
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands.benchmark import bench
 from tome_lightning.commands.benchmark.bench import busy_batch, settle, settle_batches
-from tome_lightning.commands.benchmark.case import from_timm
 from tome_lightning.commands.benchmark.measure import launch_times
+from tome_lightning.commands.benchmark.timm_model import from_timm
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from tome_lightning.__main__ import main
-from tome_lightning.commands.benchmark.command import split
 
 SMALL = ["benchmark", "--model", "test_vit", "--img-size", "64", "--depth", "2", "--device", "cpu"]
 
@@ -58,12 +57,6 @@ def test_a_recipe_takes_the_options_of_its_model(tmp_path):
     dense, merged = json.loads(rows.read_text())
     assert (dense["model"], dense["tokens_in"]) == ("quickstart", 50)
     assert (merged["r"], merged["tokens_out"], merged["prop_attn"]) == (4, 42, True)
-
-
-def test_the_models_name_and_its_options_are_told_apart():
-    own, others = split("--model vit --model.r 4 --r 8 16 --batch_size=2 -c a.yaml".split())
-    assert own == "--model vit --r 8 16 --batch-size=2".split()
-    assert others == "--model.r 4 -c a.yaml".split()
 
 
 class _Whole:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from datamodules import Digits
-from tome_lightning.cli import exit_code
+from tome_lightning.__main__ import exit_code
 from tome_lightning.commands.benchmark import end_to_end
 from tome_lightning.commands.benchmark.advice import limited_by, verdict
 from tome_lightning.commands.benchmark.end_to_end import EndToEnd, measure

@@ -1,7 +1,6 @@
 """Dense and merged variants of one small model, measured."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +10,11 @@ from torch.nn.attention import _cur_sdpa_kernel_backends
 import tome_lightning.commands.benchmark.measure as measuring
 from tome_lightning.commands.benchmark import benchmark, profiling
 from tome_lightning.commands.benchmark.bench import find_device, settle
-from tome_lightning.commands.benchmark.case import Case, from_recipe, from_timm, parse_r
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.rows import Settings
+from tome_lightning.commands.benchmark.timm_model import from_timm
+from tome_lightning.commands.loaded import LoadedModel, from_recipe
+from tome_lightning.commands.r_words import parse_r
 from tome_lightning.inputs import Image
 from tome_lightning.tasks import MultiLabel
 from tome_lightning.tome import PlanError, patch, recompute
@@ -25,9 +26,10 @@ READ = Image(size=32, patch=4)
 SMALL = {"embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 7}
 
 
-def _case(**timm_kwargs) -> Case:
+def _case(**timm_kwargs) -> LoadedModel:
     torch.manual_seed(0)
-    return Case("small", READ.build(**SMALL, **timm_kwargs), READ, MultiLabel(7))
+    vit = READ.build(**SMALL, **timm_kwargs)
+    return LoadedModel("small", patch(vit), READ, task=MultiLabel(7))
 
 
 def _settings(mode="train", **options) -> Settings:
@@ -193,7 +195,7 @@ def test_a_recipe_is_built_as_fit_builds_it():
     assert (case.name, len(case.vit.blocks)) == ("quickstart_audio", 2)
     assert case.batch_size == 16
     assert case.dtype == "float32"
-    assert case.prop_attn
+    assert case.model.prop_attn
     assert case.tokens(training=True) < case.tokens(training=False)
     assert all(row.error is None for row in measure(case, _settings(r=(2,)), batch=2))
 
@@ -227,7 +229,8 @@ def test_r_is_written_in_many_ways(text, r):
 def test_the_default_r_is_the_recipes_or_merges_nearly_all():
     case = _case()
     assert settle(case, CPU).r == (64 // 4,)
-    assert settle(replace(case, r=3), CPU).r == (3,)
+    case.model.r = 3
+    assert settle(case, CPU).r == (3,)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_runs():

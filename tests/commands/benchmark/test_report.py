@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from tome_lightning.commands.benchmark.case import from_timm
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.plot import mac_limit, plot
 from tome_lightning.commands.benchmark.report import tell, write_json
 from tome_lightning.commands.benchmark.rows import Row, Settings
+from tome_lightning.commands.benchmark.timm_model import from_timm
 
 
 @pytest.fixture(scope="module")

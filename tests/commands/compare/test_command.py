@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tome_lightning.commands.compare.command import main
+from tome_lightning.__main__ import main as command_line
 from tome_lightning.commands.compare.runs import compare
 
 MERGED: dict[str, Any] = {
@@ -23,6 +23,10 @@ DENSE = MERGED | {
     "macs": {"dense": 61.6e9, "merged": 61.6e9}, "step_ms": 190.0, "peak_mem_mib": 40_000.0,
     "speed_by_r": [{"steps": 9, "samples_per_s": 1000.0}],
 }  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    return command_line(["compare", *words])
 
 
 def write(folder: Path, summary: dict[str, Any], config: dict[str, Any] | None = None) -> str:

@@ -14,14 +14,19 @@ from PIL import Image
 import recipes
 from datamodules.base import LabelledData
 from datamodules.videos.moving_digits import write_moving_digits
+from tome_lightning.__main__ import main as command_line
 from tome_lightning.commands.doctor import Finding, Status, check_machine, machine, tell
-from tome_lightning.commands.doctor.command import doctor, main
+from tome_lightning.commands.doctor.command import doctor
 from tome_lightning.commands.doctor.findings import survive
 
 from ...datamodules import audio_tree
 from ...datamodules.clip_files import write_clip
 
 BY_HAND = ("kinetics_vitl_videomae", "audioset20k_vitb", "audioset2m_vitb")  # no link to weights
+
+
+def main(words: list[str]) -> int:
+    return command_line(["doctor", *words])
 
 
 @pytest.fixture(scope="module")

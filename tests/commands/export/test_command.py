@@ -8,11 +8,15 @@ import lightning
 import pytest
 import torch
 
+from tome_lightning.__main__ import main as command_line
 from tome_lightning.commands.export import ExportMismatchError, export
-from tome_lightning.commands.export.command import main
 from tome_lightning.finetune import FineTune
 from tome_lightning.inputs import Image
 from tome_lightning.tasks import SingleLabel
+
+
+def main(words: list[str]) -> int:
+    return command_line(["export", *words])
 
 
 @pytest.fixture(scope="module")

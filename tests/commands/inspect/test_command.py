@@ -13,8 +13,12 @@ from timm.models import VisionTransformer
 import recipes
 from checkpoints import SOURCES
 from tome_lightning import fit
-from tome_lightning.commands.inspect.command import main
+from tome_lightning.__main__ import main as command_line
 from tome_lightning.commands.inspect.facts import fitting_recipes, inspect_checkpoint, tell
+
+
+def main(words: list[str]) -> int:
+    return command_line(["inspect", *words])
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from tome_lightning import FineTune
-from tome_lightning.__main__ import main as run
-from tome_lightning.commands.visualize.command import main
+from tome_lightning.__main__ import main as command_line
 from tome_lightning.inputs import Clip, Spectrogram
 from tome_lightning.inputs import Image as ImageInput
 from tome_lightning.tasks import MultiLabel, SingleLabel
@@ -26,6 +25,10 @@ MODULES: dict[str, Any] = {
     "clip": lambda: FineTune(Clip(frames=4, size=32, patch=8), SingleLabel(4), VIT, r=8),
     "sound": lambda: FineTune(Spectrogram(frames=64, mels=64), MultiLabel(4), VIT, r=2),
 }
+
+
+def main(words: list[str]) -> int:
+    return command_line(["visualize", *words])
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_a_name_that_is_no_text_is_drawn_and_told(
     screen = io.TextIOWrapper(io.BytesIO(), "utf-8")  # as a terminal: strict
     monkeypatch.setattr("sys.stdout", screen)
     words = ["visualize", "--ckpt", str(place / f"{kind}.ckpt"), "--input", str(odd)]
-    assert run([*words, "--out", str(tmp_path / "out.png"), "--r", "1"]) == 0
+    assert command_line([*words, "--out", str(tmp_path / "out.png"), "--r", "1"]) == 0
     screen.flush()
     assert "odd\\udcff" in screen.buffer.getvalue().decode()  # type: ignore[attr-defined]
     assert (tmp_path / "out.png").is_file()

@@ -1,7 +1,8 @@
 """How fast merging makes a model, measured: ``python -m tome_lightning benchmark``.
 
-Read in this order: ``tome.macs`` (what merging can bring), ``case`` (what is measured), ``measure``
-(dense and merged in turn, over ``timing`` and ``profiling``), ``report`` and ``plot``.
+Read in this order: ``tome.macs`` (what merging can bring), ``timm_model`` and ``commands.loaded`` (what
+is measured), ``measure`` (dense and merged in turn, over ``timing`` and ``profiling``), ``report`` and
+``plot``.
 """
 
 from typing import TYPE_CHECKING

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from tome_lightning.arguments import UsageError
-from tome_lightning.commands.benchmark.case import Case, default_r, from_recipe, from_timm
 from tome_lightning.commands.benchmark.measure import launch_times, measure
 from tome_lightning.commands.benchmark.rows import Mode, Row, Settings, waits_for_launches
+from tome_lightning.commands.benchmark.timm_model import from_timm
+from tome_lightning.commands.loaded import LoadedModel, from_recipe
 from tome_lightning.tome import R, layer_plan
 from tome_lightning.tome.plan import check_possible
 
@@ -73,22 +74,22 @@ def benchmark(
         for name, value in (overrides or {}).items():
             plain = value if isinstance(value, str) else json.dumps(value, default=str)
             words.append(f"--{name}={plain}")
-        case = from_recipe(words)
+        loaded = from_recipe(words)
     elif model is not None:
-        case = from_timm(model, img_size, frames, depth)
+        loaded = from_timm(model, img_size, frames, depth)
     else:
         raise UsageError("benchmark needs --model NAME (timm's) or --recipe NAME|FILE.")
     rs = None if r is None else r if isinstance(r, tuple) else (r,)
     batches = [batch_size] if isinstance(batch_size, int) else batch_size
     settings = settle(
-        case, where, rs, mode, dtype, compile=compile, prop_attn=prop_attn,
+        loaded, where, rs, mode, dtype, compile=compile, prop_attn=prop_attn,
         checkpointing=checkpointing, rounds=rounds,
     )  # fmt: skip
-    return run(case, settings, settle_batches(case, settings, batches))
+    return run(loaded, settings, settle_batches(loaded, settings, batches))
 
 
 def run(
-    case: Case,
+    loaded: LoadedModel,
     settings: Settings,
     batches: Sequence[int],
     after: Callable[[list[Row]], None] | None = None,
@@ -103,14 +104,14 @@ def run(
             meanwhile([*rows, *current])
 
     for batch in batches:
-        rows += measure(case, settings, batch, partly)
+        rows += measure(loaded, settings, batch, partly)
         if after is not None:
             after(rows)
     return rows
 
 
 def settle(
-    case: Case,
+    loaded: LoadedModel,
     device: torch.device,
     r: Sequence[R] | None = None,
     mode: str = "forward",
@@ -121,7 +122,7 @@ def settle(
     checkpointing: bool | None = None,
     rounds: int | None = None,
 ) -> Settings:
-    """Fill in what was not given from the case, and refuse what cannot be measured.
+    """Fill in what was not given from the model and its recipe, and refuse what cannot be measured.
 
     Raises:
         UsageError: For a mode or dtype there is not, or one that the device has not.
@@ -132,37 +133,51 @@ def settle(
     if rounds is not None and rounds < 1:
         raise UsageError(f"--rounds is 1 or more, got {rounds}.")
     training = mode == "train"
-    model, tokens = case.model, case.tokens(training)
-    rs = tuple(r) if r is not None else (default_r(case, training),)
+    model, tokens = loaded.dense, loaded.tokens(training)
+    rs = tuple(r) if r is not None else (default_r(loaded, training),)
     for one in rs:
         check_possible(one, model.depth, tokens, model.num_prefix)
-    if not rs or not all(any(_plan(case, one, tokens)) for one in rs):
+    if not rs or not all(any(_plan(loaded, one, tokens)) for one in rs):
         raise UsageError(
             "--r is what is compared with the dense model, so each r merges something."
         )
-    recompute = case.checkpointing if checkpointing is None else checkpointing
+    recompute = loaded.vit.grad_checkpointing if checkpointing is None else checkpointing
     return Settings(
         r=rs,
         mode="train" if training else "forward",
-        dtype=_dtype(dtype or case.dtype or "float32", device, given=dtype is not None),
+        dtype=_dtype(dtype or loaded.dtype or "float32", device, given=dtype is not None),
         device=device,
         compile=compile,
-        prop_attn=case.prop_attn if prop_attn is None else prop_attn,
+        prop_attn=loaded.model.prop_attn if prop_attn is None else prop_attn,
         checkpointing=recompute and training,
         rounds=rounds,
     )
 
 
-def settle_batches(case: Case, settings: Settings, given: Sequence[int] | None) -> list[int]:
+def default_r(loaded: LoadedModel, training: bool) -> R:
+    """The recipe's own r; else the constant one that merges nearly all patches by the last block.
+
+    Patches / blocks gives what ToMe's authors use: 16 for ViT-B/16 and 8 for ViT-L/16 at 224 pixels,
+    65 for a video ViT-L.
+    """
+    model = loaded.model
+    if any(model.plan()):
+        return model.r
+    return max(1, (loaded.tokens(training) - model.num_prefix) // model.depth)
+
+
+def settle_batches(
+    loaded: LoadedModel, settings: Settings, given: Sequence[int] | None
+) -> list[int]:
     """The batch sizes: given, the recipe's, 8 on a CPU, or one that keeps a GPU busy, 64 or more.
 
     Raises:
         UsageError: For one below 1.
     """
     batches = list(given or ())
-    if not batches and case.batch_size is None and settings.device.type == "cuda":
-        batches = [busy_batch(lambda batch: launch_times(case, settings, batch))]
-    batches = batches or [case.batch_size or BATCH["cpu"]]
+    if not batches and loaded.batch_size is None and settings.device.type == "cuda":
+        batches = [busy_batch(lambda batch: launch_times(loaded, settings, batch))]
+    batches = batches or [loaded.batch_size or BATCH["cpu"]]
     if min(batches) < 1:
         raise UsageError(f"--batch-size is 1 or more, got {min(batches)}.")
     return batches
@@ -207,8 +222,8 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", int(index) if index else torch.cuda.current_device())
 
 
-def _plan(case: Case, r: R, tokens: int) -> tuple[int, ...]:
-    model = case.model
+def _plan(loaded: LoadedModel, r: R, tokens: int) -> tuple[int, ...]:
+    model = loaded.dense
     return layer_plan(r, model.depth, tokens, model.num_prefix)
 
 

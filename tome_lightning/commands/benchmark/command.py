@@ -8,15 +8,15 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import UsageError, nearest
+from tome_lightning.arguments import UsageError, VerbParser, nearest
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.benchmark.case import Case
     from tome_lightning.commands.benchmark.rows import Row
+    from tome_lightning.commands.loaded import LoadedModel
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 PICTURES = (".png", ".svg", ".pdf")
@@ -29,76 +29,37 @@ def main(argv: list[str]) -> int:
         argv: The command line after `benchmark`.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 1 where a variant could not be measured, 130 after
-        Ctrl-C.
+        The exit code: 0, or 1 where a variant could not be measured.
+
+    Raises:
+        ValueError: For a user's mistake.
     """
-    failed = False
-
-    def run() -> None:
-        nonlocal failed
-        failed = _run(argv)
-
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    return exit_code(run) or int(failed)
-
-
-def _run(argv: list[str]) -> bool:
-    """Whether a variant failed."""
-    from tome_lightning.commands.benchmark.bench import find_device, run, settle, settle_batches
-    from tome_lightning.commands.benchmark.case import parse_r
-
-    own, others = split(argv)
-    given = _parser().parse_args(own)
+    given, others = _parser().parse_own(argv)
     _check(given, others)
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.benchmark.bench import find_device, run, settle, settle_batches
+        from tome_lightning.commands.r_words import parse_r
     device = find_device(given.device)
-    case = _case(given, others)
+    with leaving_at_ctrl_c():  # that of a recipe imports Lightning
+        loaded = _load(given, others)
     rs = None if given.r is None else [parse_r(text) for text in given.r]
     settings = settle(
-        case, device, rs, given.mode, given.dtype, compile=given.compile,
+        loaded, device, rs, given.mode, given.dtype, compile=given.compile,
         prop_attn=given.prop_attn, checkpointing=given.checkpointing, rounds=given.rounds,
     )  # fmt: skip
-    batches = settle_batches(case, settings, given.batch_size)
-    output = _Output(given.json, given.plot, case, settings.training)
-    rows = run(case, settings, batches, after=output.take, meanwhile=output.keep)
+    batches = settle_batches(loaded, settings, given.batch_size)
+    output = _Output(given.json, given.plot, loaded, settings.training)
+    rows = run(loaded, settings, batches, after=output.take, meanwhile=output.keep)
     output.draw(rows)
     if given.end_to_end:
         output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
     output.tell_files()
-    return any(row.error is not None for row in rows)
+    return int(any(row.error is not None for row in rows))
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """This verb's own words, written with hyphens, and those of a recipe.
-
-    ``--model NAME`` is one of the first, ``--model.KEY`` of the others.
-    """
-    options = _parser()._option_string_actions
-    own: list[str] = []
-    others: list[str] = []
-    target = own
-    for word in argv:
-        if word.startswith("--"):
-            name, given, value = word.partition("=")
-            plain = name.replace("_", "-")
-            target = own if plain in options else others
-            word = plain + given + value if target is own else word
-        elif word == "-c":
-            target = others
-        target.append(word)
-    return own, others
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See python -m tome_lightning benchmark --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> VerbParser:
+    parser = VerbParser(
         prog="python -m tome_lightning benchmark",
-        allow_abbrev=False,
         description="Time a dense ViT against itself with Token Merging: one process, in turn, the same "
         "random weights and batch. Says how much of what the arithmetic allows is realised.",
         epilog="--recipe NAME|FILE measures a recipe's model instead, with its options: --model.KEY. "
@@ -165,8 +126,9 @@ def _check_file(path: Path | None) -> None:
         raise UsageError(f"{path} {why}. Give another file.")
 
 
-def _case(given: argparse.Namespace, others: list[str]) -> Case:
-    from tome_lightning.commands.benchmark.case import from_recipe, from_timm
+def _load(given: argparse.Namespace, others: list[str]) -> LoadedModel:
+    from tome_lightning.commands.benchmark.timm_model import from_timm
+    from tome_lightning.commands.loaded import from_recipe
 
     if given.model is not None:
         return from_timm(given.model, given.img_size, given.frames, given.depth)
@@ -176,9 +138,11 @@ def _case(given: argparse.Namespace, others: list[str]) -> Case:
 class _Output:
     """Where rows go as they come: the screen, the JSON file, the picture."""
 
-    def __init__(self, rows: Path | None, plot: Path | None, case: Case, training: bool) -> None:
+    def __init__(
+        self, rows: Path | None, plot: Path | None, loaded: LoadedModel, training: bool
+    ) -> None:
         self.json, self.plot = rows, plot
-        self.case, self.training = case, training
+        self.loaded, self.training = loaded, training
         self.content: list[dict[str, Any]] = []
 
     def take(self, rows: list[Row]) -> None:
@@ -204,7 +168,7 @@ class _Output:
         if self.plot is not None:
             most = max(row.r for row in rows if isinstance(row.r, int))
             merged = max((row.tokens_in - row.tokens_out) / row.depth for row in rows)
-            plot(rows, mac_limit(self.case, self.training, 1.15 * max(most, merged)), self.plot)
+            plot(rows, mac_limit(self.loaded, self.training, 1.15 * max(most, merged)), self.plot)
 
     def tell_files(self) -> None:
         for path in (self.json, self.plot):
@@ -220,7 +184,7 @@ class _Output:
 
 def _same_for_fit(given: argparse.Namespace) -> list[str]:
     """This verb's options as those of fit; of several r none is fit's, and batches are the data's."""
-    from tome_lightning.commands.benchmark.case import parse_r
+    from tome_lightning.commands.r_words import parse_r
 
     words = {
         "model.r": json.dumps(parse_r(given.r[0])) if given.r and len(given.r) == 1 else None,

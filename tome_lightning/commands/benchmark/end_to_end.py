@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lightning.pytorch import Callback
 
@@ -23,6 +23,7 @@ from tome_lightning.commands.benchmark.probes import FixedRun, Measured, RealRun
 from tome_lightning.commands.prepared import callback_of, own_environment
 from tome_lightning.screen import quiet, say
 from tome_lightning.tome.macs import macs
+from tome_lightning.trainer.lightning_internals import callbacks_of
 
 __all__ = ["EndToEnd", "measure"]
 
@@ -40,7 +41,7 @@ def measure(argv: list[str], steps: int = 20) -> EndToEnd:
         steps: Optimizer steps of the real run, and steps of each kind on a batch from memory.
 
     Raises:
-        Exception: What ``fit`` would raise; ``cli.exit_code`` makes one line of it.
+        Exception: What ``fit`` would raise; ``__main__`` makes one line of it.
     """
     with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
         _say("the data alone")
@@ -58,7 +59,7 @@ def measure(argv: list[str], steps: int = 20) -> EndToEnd:
         with quiet():
             still = PreparedRun(argv, Path(folder, "still"), run.batch)
         fixed = FixedRun(steps if run.batch[0].device.type == "cpu" else max(3, steps // 5))
-        still.trainer.profiler = fixed.profiler  # type: ignore[attr-defined]
+        cast(Any, still.trainer).profiler = fixed.profiler
         _run(still, fixed)
         return _together(real, loading, run, fixed, accumulated)
 
@@ -113,7 +114,7 @@ def _endless(loader: Any) -> Generator[Any, None, None]:
 def _run(prepared: PreparedRun, probe: Callback) -> None:
     """Fit until the probe has seen enough, with the progress bar at work but out of sight."""
     trainer = prepared.trainer
-    trainer.callbacks.append(probe)  # type: ignore[attr-defined]
+    callbacks_of(trainer).append(probe)
     with contextlib.suppress(Measured), contextlib.redirect_stdout(io.StringIO()), quiet():
         trainer.fit(prepared.model, datamodule=prepared.datamodule)
 

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tome_lightning.commands.benchmark.case import Case
 from tome_lightning.commands.benchmark.profiling import StepProfile, profile_step
 from tome_lightning.commands.benchmark.rows import Row, Settings, device_name
 from tome_lightning.commands.benchmark.timing import Times, host_time, interleaved, time_unit
+from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
 from tome_lightning.tome.attention import chosen_kernels
 from tome_lightning.tome.macs import counted_macs, macs
-from tome_lightning.trainer.compiling import DYNAMO
+from tome_lightning.trainer.lightning_internals import DYNAMO
 
 
 def measure(
-    case: Case,
+    loaded: LoadedModel,
     settings: Settings,
     batch: int,
     meanwhile: Callable[[list[Row]], None] | None = None,
@@ -33,12 +33,12 @@ def measure(
     ``meanwhile`` gets the rows as far as they are known, when a variant has run and after each round.
     """
     device = settings.device
-    vit = case.vit.to(device).train(settings.training)
+    vit = loaded.vit.to(device).train(settings.training)
     vit.set_grad_checkpointing(False)
     merged = [patch(vit, r=r, prop_attn=settings.prop_attn) for r in settings.r]
-    rows = _rows(case, settings, batch, merged)
+    rows = _rows(loaded, settings, batch, merged)
     vit.set_grad_checkpointing(settings.checkpointing)
-    stepper = _Stepper(case, settings, batch)
+    stepper = _Stepper(loaded, settings, batch)
     with _compiling(len(rows)):
         steps = [stepper.step(model) for model in (vit, *merged)]
         for i, step in enumerate(steps):
@@ -68,7 +68,7 @@ def _with_times(rows: Sequence[Row], fine: Sequence[int], times: Sequence[Times]
 
 
 def launch_times(
-    case: Case, settings: Settings, batch: int
+    loaded: LoadedModel, settings: Settings, batch: int
 ) -> tuple[float, float | None, float] | None:
     """Milliseconds of a step of the model that merges most: to launch it, of its kernels, in all.
 
@@ -79,14 +79,14 @@ def launch_times(
     """
     device = settings.device
     settings = replace(settings, compile=False)
-    vit = case.vit.to(device).train(settings.training)
+    vit = loaded.vit.to(device).train(settings.training)
     vit.set_grad_checkpointing(settings.checkpointing)
     most = max(
         (patch(vit, r=r, prop_attn=settings.prop_attn) for r in settings.r),
         key=lambda model: sum(model.plan()),
     )
     try:
-        stepper = _Stepper(case, settings, batch)
+        stepper = _Stepper(loaded, settings, batch)
         step = stepper.step(most)
         step()
         step()  # the optimizer's state is made at the end of the first
@@ -107,17 +107,19 @@ def _device_ms(step: Callable[[], None], device: torch.device) -> float | None:
 class _Stepper:
     """One batch, one optimizer: makes the step that is timed out of a model."""
 
-    def __init__(self, case: Case, settings: Settings, batch: int) -> None:
-        self.settings, self.task, self.vit = settings, case.task, case.vit
+    def __init__(self, loaded: LoadedModel, settings: Settings, batch: int) -> None:
+        assert loaded.task is not None
+        task = loaded.task
+        self.settings, self.task, self.vit = settings, task, loaded.vit
         generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(batch, *case.shape, generator=generator).to(settings.device)
-        y = torch.randint(case.task.num_classes, (batch,), generator=generator)
-        if case.task.multi_label:
-            y = nn.functional.one_hot(y, case.task.num_classes)
+        self.x = torch.randn(batch, *loaded.shape, generator=generator).to(settings.device)
+        y = torch.randint(task.num_classes, (batch,), generator=generator)
+        if task.multi_label:
+            y = nn.functional.one_hot(y, task.num_classes)
         self.y = y.to(settings.device)
         if not settings.training:
             return
-        trained = [p for p in case.vit.parameters() if p.requires_grad]
+        trained = [p for p in loaded.vit.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
         self.scaler = torch.amp.GradScaler(
             settings.device.type, enabled=settings.dtype == "float16"
@@ -203,20 +205,20 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _rows(case: Case, settings: Settings, batch: int, merged: list[ToMeViT]) -> list[Row]:
+def _rows(loaded: LoadedModel, settings: Settings, batch: int, merged: list[ToMeViT]) -> list[Row]:
     """All that is known before anything is run; the first row is the dense model's."""
-    tokens = case.tokens(settings.training)
-    dense = case.model
+    tokens = loaded.tokens(settings.training)
+    dense = loaded.dense
     nothing = (0,) * dense.depth
     full = macs(dense, nothing, tokens)
     shared = Row(
-        variant="dense", model=case.name, img_size=case.shape[-1],
-        frames=getattr(case.input, "frames", None), depth=dense.depth, r=0, mode=settings.mode,
+        variant="dense", model=loaded.name, img_size=loaded.shape[-1],
+        frames=getattr(loaded.input, "frames", None), depth=dense.depth, r=0, mode=settings.mode,
         device=settings.device.type, device_name=device_name(settings.device),
         dtype=settings.dtype, compile=settings.compile, prop_attn=settings.prop_attn,
         checkpointing=settings.checkpointing, batch=batch, tokens_in=tokens, tokens_out=tokens,
         torch=str(torch.__version__), macs=full.total, merging_macs=0,
-        counted_macs=counted_macs(case.vit, case.shape), mac_ratio=1.0, token_ratio=1.0,
+        counted_macs=counted_macs(loaded.vit, loaded.shape), mac_ratio=1.0, token_ratio=1.0,
     )  # fmt: skip
     rows = [shared]
     for model in merged:
@@ -228,7 +230,7 @@ def _rows(case: Case, settings: Settings, batch: int, merged: list[ToMeViT]) -> 
             replace(
                 shared, variant="tome", r=model.r, tokens_out=counts[-1], macs=cost.total,
                 merging_macs=cost.merging, mac_ratio=full.total / cost.total,
-                counted_macs=counted_macs(patch(case.vit, r=model.r), case.shape),
+                counted_macs=counted_macs(patch(loaded.vit, r=model.r), loaded.shape),
                 token_ratio=used / (2 * tokens * model.depth),
             )
         )  # fmt: skip

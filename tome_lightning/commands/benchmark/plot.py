@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tome_lightning.commands.benchmark.case import Case
 from tome_lightning.commands.benchmark.report import row_name
 from tome_lightning.commands.benchmark.rows import Row
+from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.tome import layer_plan, max_r
 from tome_lightning.tome.macs import macs
 
@@ -45,9 +45,9 @@ def plot(rows: Sequence[Row], limit: Sequence[tuple[float, float]], path: Path) 
     figure.savefig(path)
 
 
-def mac_limit(case: Case, training: bool, most: float) -> list[tuple[float, float]]:
+def mac_limit(loaded: LoadedModel, training: bool, most: float) -> list[tuple[float, float]]:
     """(r, dense / merged MACs) for every constant r up to ``most``: how the limit grows with r."""
-    model, tokens = case.model, case.tokens(training)
+    model, tokens = loaded.dense, loaded.tokens(training)
     dense = macs(model, (0,) * model.depth, tokens).total
     last = min(max_r(tokens, model.num_prefix), int(most))
     rs = sorted({round(last * i / 60) for i in range(61)})

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tome_lightning.commands.benchmark.rows import Row
+from tome_lightning.commands.r_words import r_text
 from tome_lightning.screen import columns
-from tome_lightning.tome import R
 
 FEW_TOKENS = 300
 NOISY = 0.3  # share of the median that the rounds may differ by before it is said
@@ -20,13 +20,6 @@ HEAD = (
     "variant", "ms (min-max)", "samples/s", "speed-up", "MACs", "realised", "peak MiB",
     "activ. MiB", "tokens",
 )  # fmt: skip
-
-
-def r_text(r: R) -> str:
-    """r as the command line writes it."""
-    if isinstance(r, Mapping):
-        return f"keep={r['keep']:g}" if "keep" in r else f"{r['r']:g}:{r.get('inflection', 0.0):g}"
-    return ",".join(map(str, r)) if isinstance(r, Sequence) else str(r)
 
 
 def tell(rows: Sequence[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a case is measured, and what was measured: one row a variant."""
+"""How a model is measured, and what was measured: one row a variant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mode = Literal["forward", "train"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a case is measured.
+    """How a model is measured.
 
     Attributes:
         r: Each is a variant beside the dense model.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 
-from tome_lightning.arguments import UsageError, VerbParser
-from tome_lightning.screen import complain, say
+from tome_lightning.arguments import VerbParser
+from tome_lightning.screen import say
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Run the verb.
 
     Args:
         argv: The command line after `compare`.
 
-    Returns:
-        The exit code: 0, or 2 for a user's mistake.
+    Raises:
+        UsageError: For a user's mistake.
     """
     from tome_lightning.commands.compare.runs import compare, tell
 
@@ -28,13 +28,6 @@ def main(argv: list[str]) -> int:
         "runs", nargs="+", metavar="RUN", help="run directories or summary.json files"
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
-    try:
-        given = parser.parse_args(argv)
-        found = compare(*given.runs)
-    except UsageError as error:
-        complain(error)
-        return 2
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
+    given = parser.parse_args(argv)
+    found = compare(*given.runs)
     say(json.dumps(found, indent=2) if given.json else tell(found))
-    return 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import recipes
-from tome_lightning.arguments import UsageError, VerbParser
-from tome_lightning.screen import complain, say
+from tome_lightning.arguments import VerbParser
+from tome_lightning.screen import say
 
 PROG = "python -m tome_lightning doctor"
 
@@ -16,8 +16,10 @@ def main(argv: list[str]) -> int:
         argv: The command line after `doctor`.
 
     Returns:
-        The exit code: 0; 1 if something is broken that a run needs (with a recipe: that it needs); 2
-        for a user's mistake.
+        The exit code: 0; 1 if something is broken that a run needs (with a recipe: that it needs).
+
+    Raises:
+        UsageError, recipes.RecipeError: For a user's mistake.
     """
     parser = VerbParser(
         prog=PROG,
@@ -25,20 +27,14 @@ def main(argv: list[str]) -> int:
         "--recipe also whether that recipe can run: its options, model, weights, data, devices.",
     )
     parser.add_argument("--recipe", metavar="NAME|FILE", help="followed by any options of fit")
-    try:
-        given, options = parser.parse_known_args(argv)
-        if options and given.recipe is None:
-            parser.error(f"unrecognized arguments: {options[0]}")
-        words = []
-        if given.recipe is not None:
-            recipes.path(given.recipe)  # a misspelt one is told at once
-            words = ["--recipe", given.recipe, *options]
-        return doctor(words)
-    except (UsageError, recipes.RecipeError) as error:
-        complain(error)
-        return 2
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
+    given, options = parser.parse_known_args(argv)
+    if options and given.recipe is None:
+        parser.error(f"unrecognized arguments: {options[0]}")
+    words = []
+    if given.recipe is not None:
+        recipes.path(given.recipe)  # a misspelt one is told at once
+        words = ["--recipe", given.recipe, *options]
+    return doctor(words)
 
 
 def doctor(words: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tome_lightning.commands.doctor.findings import Finding, broken, ok, survive, warning
 from tome_lightning.commands.doctor.machine import AUDIO, VIDEO
+from tome_lightning.run.failures import users_mistake
 from tome_lightning.screen import quiet
 
 if TYPE_CHECKING:
@@ -31,13 +32,11 @@ def check_recipe(words: Sequence[str]) -> tuple[list[Finding], str]:
 
 
 def _check(words: list[str]) -> tuple[list[Finding], str]:
-    from tome_lightning.cli import USER_ERRORS, users_mistake
-
     try:
         plan = _plan(words)
     except Exception as error:
         mistake = users_mistake(error)
-        if not isinstance(mistake, USER_ERRORS):
+        if mistake is None:
             raise
         return [
             broken("recipe", " ".join(str(mistake).split()), "correct the option or the recipe")

@@ -17,46 +17,33 @@ def main(argv: list[str]) -> int:
         argv: The command line after `export`.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 1 where the file did not compute what the model
-        does and was not kept.
+        The exit code: 0, or 1 where the file did not compute what the model does and was not kept.
+
+    Raises:
+        ValueError: For a user's mistake.
     """
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    mismatch = ""
-
-    def run() -> None:
-        from tome_lightning.commands.export.check import ExportMismatchError
-
-        nonlocal mismatch
-        try:
-            _run(argv)
-        except ExportMismatchError as error:
-            mismatch = " ".join(str(error).split())
-
-    code = exit_code(run)
-    if mismatch:
-        complain(mismatch)
-        return 1
-    return code
-
-
-def _run(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     if given.batch_size is not None and given.dynamic_batch:
         raise UsageError("--batch-size and --dynamic-batch exclude each other: a number, or any.")
-    from tome_lightning.commands.benchmark.case import parse_r
-    from tome_lightning.commands.export.export import export_model
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.export.check import ExportMismatchError
+        from tome_lightning.commands.export.export import export_model
+        from tome_lightning.commands.r_words import parse_r
 
-    exported = export_model(
-        given.out, model=given.model, ckpt=given.ckpt, recipe=given.recipe,
-        r=None if given.r is None else parse_r(given.r), prop_attn=given.prop_attn,
-        img_size=given.img_size, random_weights=given.random_weights, weights=given.weights,
-        format=given.format,
-        batch_size=None if given.dynamic_batch else _or(given.batch_size, 1),
-        scatter=given.scatter, opset=given.opset, force=given.force,
-    )  # fmt: skip
+    try:
+        exported = export_model(
+            given.out, model=given.model, ckpt=given.ckpt, recipe=given.recipe,
+            r=None if given.r is None else parse_r(given.r), prop_attn=given.prop_attn,
+            img_size=given.img_size, random_weights=given.random_weights, weights=given.weights,
+            format=given.format,
+            batch_size=None if given.dynamic_batch else _or(given.batch_size, 1),
+            scatter=given.scatter, opset=given.opset, force=given.force,
+        )  # fmt: skip
+    except ExportMismatchError as error:
+        complain(error)
+        return 1
     say("\n".join(exported.lines()))
+    return 0
 
 
 def _or(value: int | None, default: int) -> int:

@@ -15,10 +15,10 @@ from tome_lightning.arguments import UsageError, check_output, nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
 from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
+from tome_lightning.commands.export.origin import find_origin
 from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
-from tome_lightning.commands.inspect.origin import find_origin
 from tome_lightning.commands.loaded import LoadedModel, load_model
 from tome_lightning.tome import R, token_counts
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import checkpoints
 from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
-from tome_lightning.commands.inspect.origin import Origin
+from tome_lightning.commands.export.origin import Origin
 from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.lazy import public_path
 from tome_lightning.version import __version__

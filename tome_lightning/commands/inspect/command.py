@@ -9,29 +9,15 @@ from tome_lightning.screen import say, typed
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Run the verb.
 
     Args:
         argv: The command line after `inspect`.
 
-    Returns:
-        The exit code: 0, or 2 for a user's mistake, among them a file that does not fit the recipe.
+    Raises:
+        ValueError: For a user's mistake, among them a file that does not fit the recipe.
     """
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    return exit_code(lambda: _run(argv))
-
-
-def _run(argv: list[str]) -> None:
-    from tome_lightning.commands.inspect.facts import (
-        dry_run,
-        fitting_recipes,
-        inspect_checkpoint,
-        tell,
-    )
-
     parser = VerbParser(
         prog="python -m tome_lightning inspect",
         description="Say what a checkpoint is: family, kind, size, classes, r, epoch, licence. It is "
@@ -41,6 +27,13 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--recipe", help="say what of it this recipe's model would take")
     parser.add_argument("--json", action="store_true", help="as JSON, with all that is known")
     given = parser.parse_args(argv)
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.inspect.facts import (
+            dry_run,
+            fitting_recipes,
+            inspect_checkpoint,
+            tell,
+        )
     facts = inspect_checkpoint(given.file)
     fitting = fitting_recipes(facts)
     if given.json:

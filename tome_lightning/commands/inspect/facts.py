@@ -12,11 +12,12 @@ from timm.models import get_pretrained_cfg
 
 import checkpoints
 import recipes
+from checkpoints.licence import licence_of, licence_of_name
+from checkpoints.notes import exported
 from checkpoints.reading import read
 from checkpoints.report import told_sets
 from checkpoints.sources import SOURCES, weights_dir
 from tome_lightning.arguments import UsageError, read_yaml
-from tome_lightning.commands.loaded import exported
 from tome_lightning.trainer.checkpoint_file import (
     CheckpointFileError,
     MalformedRunError,
@@ -27,7 +28,6 @@ from tome_lightning.trust import fits, recipe_name
 
 SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
 SIZES |= {(1280, 32): "ViT-H"}
-PUBLISHED = ("mae", "tome", "mae_st", "videomae", "audiomae")
 WIDTH = 100  # characters of a line
 
 
@@ -58,11 +58,10 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
     ours = _run_header(path)
     facts: dict[str, Any] = {"size_mib": round(path.stat().st_size / 2**20, 1)}
     facts |= _of_weights(path)
-    about = _export_header(path)
-    if about is not None:
+    if about := exported(path):
         return {"what": "weights that `export` wrote", **facts, **_of_export(about)}
     if ours is None:
-        return {"what": "weights", **facts, "licence": _licence(path, facts["family"])}
+        return {"what": "weights", **facts, "licence": _licence(path)}
     return {"what": "a run's checkpoint", **facts, **_of_run(ours)}
 
 
@@ -120,12 +119,12 @@ def dry_run(name: str | Path, recipe: str) -> str:
         checkpoints.CheckpointError: It does not fit; says why.
         UsageError: The recipe is wrong.
     """
-    from tome_lightning.commands.benchmark.case import from_recipe
+    from tome_lightning.commands.loaded import from_recipe
 
     section = read_yaml(recipes.path(recipe)).get("model") or {}
-    case = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
+    built = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
     inflate, weights = bool(section.get("inflate")), section.get("weights")
-    return str(checkpoints.load(case.vit, name, inflate=inflate, weights=weights))
+    return str(checkpoints.load(built.vit, name, inflate=inflate, weights=weights))
 
 
 def _run_header(path: Path) -> dict[str, Any] | None:
@@ -139,11 +138,6 @@ def _run_header(path: Path) -> dict[str, Any] | None:
     except CheckpointFileError:
         return None
     return saved if "hyper_parameters" in saved and "state_dict" in saved else None
-
-
-def _export_header(path: Path) -> dict[str, Any] | None:
-    """What `export` keeps beside the weights; None for other files, also damaged ones."""
-    return exported(path) or None
 
 
 def _of_weights(path: Path) -> dict[str, Any]:
@@ -261,23 +255,15 @@ def _of_name(name: str) -> dict[str, Any]:
     return {**facts, "licence": licence, "address": f"Hugging Face hub: {hub}" if hub else None}
 
 
-def _licence(path: Path, family: str) -> str:
-    for source in SOURCES.values():
-        if source.file == path.name:
-            return source.how
-    if family in PUBLISHED:
-        return (
-            f"not in the file; the weights published in this layout ({family}) are CC-BY-NC-4.0 "
-            "(no commercial use)"
-        )
-    return "not in the file"
+def _licence(path: Path) -> str:
+    known = licence_of(path)
+    return f"not in the file: {known}" if known else "not in the file"
 
 
 def _inherited(start: str | None) -> str:
     if not start:
         return "yours: trained from random weights"
-    source = SOURCES.get(start)
-    return f"follows that of {start}" + (f": {source.how}" if source is not None else "")
+    return licence_of_name(start) or f"follows that of {start}"
 
 
 def _input_kind(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments, read_yaml
+from tome_lightning.arguments import (
+    UsageError,
+    VerbParser,
+    explain_parse_error,
+    read_arguments,
+    read_yaml,
+)
 from tome_lightning.commands.scan.walk import SPLITS, scan
 from tome_lightning.screen import say, typed
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
@@ -21,39 +27,21 @@ __all__ = ["main", "scan"]
 OTHER_PARTS = ("model", "tome", "trainer", "seed_everything", "run_dir", "ckpt_path", "save")
 
 
-def main(argv: list[str]) -> int:
-    """Run the verb.
+def main(argv: list[str]) -> None:
+    """Run the verb; nothing is wrong with it whatever the files are like.
 
     Args:
         argv: The command line after `scan`.
 
-    Returns:
-        The exit code: 0 whatever the files are like, 2 for a user's mistake, 130 after Ctrl-C.
+    Raises:
+        ValueError: For a user's mistake.
     """
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    return exit_code(lambda: _run(argv))
-
-
-def _run(argv: list[str]) -> None:
-    arguments = read_arguments(argv)
-    parser = _parser()
-    options = _parse(parser, _data_only(arguments.argv))
-    if options.data is None:
-        raise UsageError(
-            "scan needs a data set: --recipe NAME|FILE, or --data CLASS --data.root DIR"
-        )
-    if options.out is None:
-        raise UsageError("scan needs --out FILE, the JSON file to write, e.g. --out scan.json")
-    if "exclude" in options.data.init_args:
-        options.data.init_args.exclude = None  # a repaired file may come back
-    data = parser.instantiate(options).data
-    splits = [split.strip() for split in options.splits.split(",")]
-    content = scan(
-        data, options.out, splits, options.quick, options.workers, recipe=arguments.recipe
-    )
-    say("\n".join(tell(content, options.out, data.file_check(options.quick))))
+    given, words = _parser().parse_own(argv)
+    arguments = read_arguments(words)
+    data = _data(_data_only(arguments.argv), given.out)
+    splits = [split.strip() for split in given.splits.split(",")]
+    content = scan(data, given.out, splits, given.quick, given.workers, recipe=arguments.recipe)
+    say("\n".join(tell(content, given.out, data.file_check(given.quick))))
 
 
 def tell(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
@@ -86,42 +74,49 @@ def _tell_bad(bad: Sequence[Mapping[str, str]]) -> list[str]:
     return [*lines, f"  {others:,} others"] if others else lines
 
 
-def _parser() -> Any:
-    # imported late: Ctrl-C while these are imported is caught by `main`
+def _parser() -> VerbParser:
+    parser = VerbParser(
+        prog="python -m tome_lightning scan",
+        description="Find the files of a data set that cannot be read; sum up the rest.",
+        epilog="The data set is a recipe's: --recipe NAME|FILE; or --data CLASS. With its options: "
+        "--data.root DIR, --data.val_list FILE ... e.g.: --recipe imagenet_vitl --data.root imagenet "
+        "--out scan.json",
+    )
+    add = parser.add_argument
+    add("--out", metavar="FILE",
+        help="JSON file to write; FILE.partial keeps what a stopped scan has found")  # fmt: skip
+    add("--splits", default=",".join(SPLITS), help="what to scan: %(default)s")
+    quick = "some frames of each video, the header of each sound, header and end of each picture"
+    add("--quick", action="store_true", help=quick)
+    add("--workers", type=int, metavar="N",
+        help="processes, by default one for each core; 0 for this process alone")  # fmt: skip
+    return parser
+
+
+def _data(words: list[str], out: str | None) -> Any:
+    """The data module that the words name."""
+    with leaving_at_ctrl_c():
+        parser = _data_parser()
+    options = _parse(parser, words)
+    if options.data is None:
+        raise UsageError(
+            "scan needs a data set: --recipe NAME|FILE, or --data CLASS --data.root DIR"
+        )
+    if out is None:
+        raise UsageError("scan needs --out FILE, the JSON file to write, e.g. --out scan.json")
+    if "exclude" in options.data.init_args:
+        options.data.init_args.exclude = None  # a repaired file may come back
+    return parser.instantiate(options).data
+
+
+def _data_parser() -> Any:
     from lightning.pytorch import LightningDataModule
     from lightning.pytorch.cli import LightningArgumentParser
 
     parser = LightningArgumentParser(
-        prog="python -m tome_lightning scan",
-        description="Find the files of a data set that cannot be read; sum up the rest.",
-        exit_on_error=False,
-        allow_abbrev=False,
+        prog="python -m tome_lightning scan", exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--config", action="config", help="The same as --recipe FILE.")
-    parser.add_argument(
-        "--recipe",
-        type=str | None,
-        default=None,
-        help="A recipe's name or a YAML file; may be given several times, later wins.",
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="JSON file to write; FILE.partial keeps what a stopped scan has found.",
-    )
-    parser.add_argument("--splits", type=str, default=",".join(SPLITS), help="What to scan.")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="Some frames of each video, the header of each sound, header and end of each picture.",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int | None,
-        default=None,
-        help="Processes, by default one for each core; 0 for this process alone.",
-    )
+    parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
     return parser
 
@@ -132,7 +127,10 @@ def _parse(parser: Any, words: list[str]) -> Any:
     try:
         return parser.parse_args(words)
     except ArgumentError as error:
-        own = {name.removeprefix("--") for a in parser._actions for name in a.option_strings}
+        parsers = (parser, _parser())
+        own = {
+            option.removeprefix("--") for one in parsers for option in one._option_string_actions
+        }
         raise UsageError(explain_parse_error(str(error), own | _data_options())) from error
 
 

@@ -28,32 +28,20 @@ def main(argv: list[str]) -> int:
         argv: The command line after `sweep`.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, which leaves what was measured.
+        The exit code: 0, or 130 after Ctrl-C, which leaves what was measured.
+
+    Raises:
+        ValueError: For a user's mistake.
     """
-    interrupted = False
-
-    def run() -> None:
-        nonlocal interrupted
-        interrupted = _run(argv)
-
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    return exit_code(run) or (INTERRUPTED if interrupted else 0)
-
-
-def _run(argv: list[str]) -> bool:
-    """Whether it was interrupted."""
-    own, others = split(argv)
-    given = _parser().parse_args(own)
+    given, others = _parser().parse_own(argv)
     added = _check(given, others)
-    from tome_lightning.commands.benchmark.case import parse_r
-    from tome_lightning.commands.sweep.measure import run
-
     output = _Output(given, added)
     if not others:
         output.finish()
-        return False
+        return 0
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.r_words import parse_r
+        from tome_lightning.commands.sweep.measure import run
     rs = [parse_r(text) for text in given.r]
     try:
         run(
@@ -65,30 +53,12 @@ def _run(argv: list[str]) -> bool:
             raise  # --help, or nothing was measured
         say("interrupted: what was measured so far", sys.stderr)
         output.finish()
-        return True
+        return INTERRUPTED
     output.finish()
-    return False
+    return 0
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """This verb's own words, and those of `validate`, which the others are."""
-    options = _parser()._option_string_actions
-    own: list[str] = []
-    others: list[str] = []
-    target = own
-    for word in argv:
-        if word.startswith("--"):
-            name, given, value = word.partition("=")
-            plain = name.replace("_", "-")
-            target = own if plain in options else others
-            word = plain + given + value if target is own else word
-        elif word in ("-c", "-h"):
-            target = others if word == "-c" else own
-        target.append(word)
-    return own, others
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> VerbParser:
     parser = VerbParser(
         prog=PROG,
         description="Measure one model at many r: the metrics of `validate`, and the throughput of all "
@@ -121,8 +91,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(given: argparse.Namespace, others: Sequence[str]) -> list[SweepRow]:
     """Refuse what needs no model to be refused; returns the rows of other sweeps."""
-    from tome_lightning.commands.sweep.rows import read_rows
-
     if not others and not given.add:
         raise UsageError(
             "sweep needs a model: --ckpt_path FILE (a run's), or --recipe NAME with a checkpoint."
@@ -148,6 +116,10 @@ def _check(given: argparse.Namespace, others: Sequence[str]) -> list[SweepRow]:
     for path in (given.json, given.plot):
         if path is not None:
             check_output(path, given.force)
+    if not given.add:
+        return []
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.sweep.rows import read_rows
     return [row for path in given.add for row in read_rows(path)]
 
 

@@ -14,13 +14,15 @@ import torch
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands.benchmark.bench import find_device
-from tome_lightning.commands.benchmark.case import DTYPES, Case
 from tome_lightning.commands.benchmark.measure import measure
-from tome_lightning.commands.benchmark.report import r_text
 from tome_lightning.commands.benchmark.rows import Settings
+from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.commands.prepared import own_environment
+from tome_lightning.commands.r_words import r_text
+from tome_lightning.commands.recipe_model import DTYPES
 from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_but_bar
 from tome_lightning.commands.sweep.rows import SweepRow
+from tome_lightning.run.failures import users_mistake
 from tome_lightning.screen import say
 from tome_lightning.tome import R, ToMeViT, layer_plan
 from tome_lightning.tome.macs import macs
@@ -68,8 +70,6 @@ def sweep(
         ValueError: For what the command would refuse, with the same message: an r beyond the tokens,
             no trained weights, data that is not there.
     """
-    from tome_lightning.cli import users_mistake
-
     words = [] if recipe is None else ["--recipe", str(recipe)]
     words += [] if ckpt_path is None else ["--ckpt_path", str(ckpt_path)]
     for key, value in (overrides or {}).items():
@@ -166,10 +166,8 @@ class _Sweep:
             r=tuple(self.rows[i].r for i in merged), mode="forward", dtype=dtype, device=device,
             compile=module.compiles, prop_attn=model.prop_attn, rounds=rounds,
         )  # fmt: skip
-        case = Case(
-            self.rows[0].name, model.vit, module.input, module.task, img_size=model.img_size
-        )
-        for i, timed in zip([0, *merged], measure(case, settings, batch), strict=True):
+        loaded = LoadedModel(self.rows[0].name, model, module.input, task=module.task)
+        for i, timed in zip([0, *merged], measure(loaded, settings, batch), strict=True):
             self.rows[i] = replace(
                 self.rows[i], samples_per_s=timed.samples_per_s, speedup=timed.speedup,
                 realised=timed.realised, ms=timed.ms, ms_min=timed.ms_min, ms_max=timed.ms_max,

@@ -31,7 +31,7 @@ class PreparedSweep(Prepared):
         limit: Batches to stop after; None for all.
 
     Raises:
-        Exception: What ``validate`` would raise; ``cli.exit_code`` makes one line of it.
+        Exception: What ``validate`` would raise; ``__main__`` makes one line of it.
         UsageError: There are no trained weights to measure.
     """
 

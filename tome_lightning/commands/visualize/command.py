@@ -14,29 +14,23 @@ if TYPE_CHECKING:
     from tome_lightning.commands.visualize.groups import Groups
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Run the verb.
 
     Args:
         argv: The command line after `visualize`.
 
-    Returns:
-        The exit code: 0, or 2 for a user's mistake.
+    Raises:
+        ValueError: For a user's mistake.
     """
-    with leaving_at_ctrl_c():
-        from tome_lightning.cli import exit_code
-
-    return exit_code(lambda: _run(argv))
-
-
-def _run(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     check_output(given.out, given.force)
-    import torch
+    with leaving_at_ctrl_c():
+        import torch
 
-    from tome_lightning.commands.benchmark.case import parse_r
-    from tome_lightning.commands.loaded import load_model
-    from tome_lightning.commands.visualize.pictures import check_depths, check_kind, visualize
+        from tome_lightning.commands.loaded import load_model
+        from tome_lightning.commands.r_words import parse_r
+        from tome_lightning.commands.visualize.pictures import check_depths, check_kind, visualize
 
     check_kind(given.out, len(given.input))
     rs = None if given.r is None else [parse_r(text) for text in given.r]

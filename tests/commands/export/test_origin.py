@@ -2,33 +2,14 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
+from checkpoints.licence import licence_of
 from tome_lightning.commands.export.export import export_model
-from tome_lightning.commands.inspect.origin import find_origin, licence_of
+from tome_lightning.commands.export.origin import find_origin
 
 from ...tome.tiny import tiny_vit
-from ..export.small import run_file
-
-
-@pytest.mark.parametrize(
-    ("weights", "told"),
-    [
-        ("mae_pretrain_vit_base", "CC-BY-NC"),
-        ("tome_vit_base_r16", "CC-BY-NC"),
-        ("runs/old/mae_pretrain_vit_large.pth", "CC-BY-NC"),
-        ("videomae_vit_base_k400_finetuned", "CC-BY-NC"),
-        ("pyslowfast_mae_vit_base_k400", "CC-BY-NC"),
-        ("vit_base_patch16_224.mae", "cc-by-nc"),
-        ("vit_base_patch16_224.augreg_in1k", "apache"),
-        ("nothing/known.pth", None),
-        (None, None),
-    ],
-)
-def test_the_licence_of_a_name(weights: str | None, told: str | None):
-    found = licence_of(weights)
-    assert (found is None) if told is None else (found is not None and told in found)
+from .small import run_file
 
 
 def test_a_licence_follows_the_weights_through_runs_and_files(tmp_path: Path):

@@ -6,18 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timm.models import get_pretrained_cfg
-
 import checkpoints
 import recipes
+from checkpoints.licence import licence_of
 from checkpoints.reading import read
-from checkpoints.sources import LICENCE
 from tome_lightning.arguments import read_yaml
-from tome_lightning.commands.loaded import exported, is_run_checkpoint
 from tome_lightning.trainer.checkpoint_file import read_header
-
-# Families whose published files are all under that licence; a run of ours has two of the names, too.
-NON_COMMERCIAL = ("mae", "tome", "mae_st", "audiomae", "videomae")
 
 
 @dataclass(frozen=True)
@@ -71,46 +65,3 @@ def _of_run(path: Path) -> Origin:
     start = given.get("checkpoint")
     licence = licence_of(start) or (f"follows that of {start}" if start else None)
     return Origin(family, dict(given.get("vit") or {}), averaged, licence)
-
-
-def licence_of(weights: str | Path | None, depth: int = 8) -> str | None:
-    """What is known of the licence of weights: a published name, a timm name or a file.
-
-    Runs of ours are followed back to what they started from, as long as the files are there.
-
-    Args:
-        weights: As ``model.checkpoint`` names them; ``None`` for random ones.
-        depth: Runs to follow at most.
-    """
-    if weights is None or not depth:
-        return None
-    path, name = Path(weights), str(weights)
-    if not path.is_file():
-        return _of_name(name)
-    if is_run_checkpoint(path):
-        return licence_of(read_header(path)["hyper_parameters"].get("checkpoint"), depth - 1)
-    try:
-        if ours := exported(path):
-            return ours.get("licence")
-        family = checkpoints.identify(path).family
-    except checkpoints.CheckpointError:
-        return None
-    if known := _of_name(path.name):
-        return known
-    if family in NON_COMMERCIAL:
-        return f"weights of the {family} family, whose published files are {LICENCE} (no commercial use)"
-    return None
-
-
-def _of_name(name: str) -> str | None:
-    for source in checkpoints.SOURCES.values():
-        if name in (source.name, source.file) or Path(name).name == source.file:
-            if source.family not in NON_COMMERCIAL or LICENCE not in source.how:
-                return f"weights of {source.name}: {source.how}"
-            return f"weights of {source.name}, {LICENCE} (no commercial use)"
-    try:
-        config = get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError:  # no name of timm's
-        return None
-    known = None if config is None else config.license
-    return None if not known else f"weights of timm's {name}, {known}"
