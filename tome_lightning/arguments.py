@@ -226,8 +226,7 @@ def options_of(group: str, classes: Iterable[type]) -> set[str]:
 
 def data_options() -> set[str]:
     """The options of our data sets."""
-    found = (getattr(datamodules, name) for name in datamodules.__all__)
-    return options_of("data", (one for one in found if hasattr(one, "prepare_data")))
+    return {f"data.{name}" for cls in datamodules.data_sets() for name in cls.options()}
 
 
 def explain_parse_error(message: str, known: Iterable[str]) -> str:
