@@ -92,6 +92,17 @@ def test_a_process_leaves_when_the_one_with_the_store_is_gone(capfd):
     assert "is gone" in capfd.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_stop_is_noted_where_the_main_thread_hangs(server, tmp_path):
+    def hang() -> None:
+        noted = (tmp_path / "noted").write_text
+        Watch(0, watch.connect(), ask=lambda signum: None, noted=lambda signum: noted(str(signum)))
+
+    tell(watch.connect(), Notice(1, 0, 138, "stopped by SIGUSR1"))
+    assert forked(hang) == 138
+    assert (tmp_path / "noted").read_text() == "10"
+
+
 @pytest.fixture
 def short(monkeypatch) -> None:
     """Signs of life five times a second, missed after one."""
