@@ -129,6 +129,7 @@ def test_a_process_that_is_gone_without_a_word_is_missed(server, capfd):
 def test_processes_that_are_busy_or_done_are_not_missed(server):
     def busy() -> None:
         first, second, third = (Watch(rank, watch.connect()) for rank in range(3))
+        watch.time.sleep(0.6)
         third.end()
         watch.time.sleep(1.8)
         os._exit(7 if first.notice is second.notice is None else 8)
