@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerNorm
 from timm.models.vision_transformer import VisionTransformer
 
@@ -25,9 +26,13 @@ class Input(ABC):
 
     Attributes:
         axes: What the numbers of ``shape`` are, in words.
+        usual_mean: What samples of it are usually normalised by: a number a channel.
+        usual_std: The same of the standard deviation.
     """
 
     axes: ClassVar[str]
+    usual_mean: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_MEAN
+    usual_std: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_STD
 
     @property
     @abstractmethod

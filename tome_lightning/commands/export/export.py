@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 import checkpoints
-from tome_lightning.arguments import UsageError, check_output, nearest
+from tome_lightning.arguments import check_output, nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
 from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
@@ -25,6 +25,7 @@ from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
 from tome_lightning.commands.loaded import LoadedModel, is_run_checkpoint, load_model
+from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, token_counts
 from tome_lightning.trainer.checkpoint_file import read_header
 from tome_lightning.trust import fits
