@@ -302,6 +302,7 @@ class FineTune(LightningModule):
         if not self._has_weights and not self.restoring:
             data = getattr(self.trainer, "datamodule", None)
             self.load_report = start.load_weights(self.vit, self.hparams, stage, data)
+            self.class_names = start.names_of(self.load_report, self.class_names)
             self._has_weights = True
 
     def check_r(self, r: R, num_tokens: int | None = None) -> None:

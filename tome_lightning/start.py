@@ -99,6 +99,13 @@ def load_weights(
     return report
 
 
+def names_of(report: checkpoints.LoadReport | None, known: list[str] | None) -> list[str] | None:
+    """The classes' names: those that came with the head where the data only numbers them."""
+    theirs = [] if report is None else list(report.class_names)
+    numbered = known is None or known == [str(number) for number in range(len(theirs))]
+    return theirs if theirs and numbered else known
+
+
 def _tell_random(frozen: str, stage: str) -> None:
     if frozen == "positions":
         rank_zero_warn(
