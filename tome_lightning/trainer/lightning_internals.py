@@ -41,6 +41,11 @@ def accumulates(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def validates_by_clock(trainer: Trainer) -> bool:
+    """Whether ``val_check_interval`` is a time; then the trainer has no attribute of that name."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
+
+
 def leave_signals_alone(trainer: Trainer) -> None:
     """Keep Lightning from handling signals in this run.
 

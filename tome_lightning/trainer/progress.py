@@ -19,6 +19,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from tome_lightning.trainer.lightning_internals import validates_by_clock
 from tome_lightning.trainer.pace import Pace, accumulation, steps_in
 
 PATHS = (
@@ -185,8 +186,7 @@ def repeats_validation(trainer: Trainer, progress: Progress) -> bool:
         progress: In this run's batches.
     """
     run: Any = trainer
-    by_clock = getattr(run, "_val_check_time_interval", None) is not None
-    if not progress.validation_due or not run.limit_val_batches or by_clock:
+    if not progress.validation_due or not run.limit_val_batches or validates_by_clock(trainer):
         return False
     epochs, interval = run.check_val_every_n_epoch, run.val_check_interval
     if epochs is not None and (progress.epoch + 1) % epochs:
