@@ -366,7 +366,7 @@ def _yaml_file(config: dict[str, Any]) -> Any:
 
 def _nested_options() -> set[str]:
     """``data.root`` and so on: options of a class that the recipe chooses are no parser actions."""
-    groups = {
+    groups: dict[str, Sequence[type]] = {
         "model.input": Input.__subclasses__(),
         "model.task": Task.__subclasses__(),
         "model.vit": (VisionTransformer,),
