@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tome_lightning.arguments import UsageError, VerbParser, explain_parse_error, read_yaml
+from tome_lightning.arguments import VerbParser, data_options, explain_parse_error, read_yaml
+from tome_lightning.errors import UsageError
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
 OTHER_PARTS = ("model", "tome", "trainer", "seed_everything", "run_dir", "ckpt_path", "save")
@@ -62,7 +63,7 @@ def _parse(parser: Any, words: list[str], own: VerbParser) -> Any:
             for one in (parser, own)
             for option in one._option_string_actions
         }
-        raise UsageError(explain_parse_error(str(error), known | _data_options())) from error
+        raise UsageError(explain_parse_error(str(error), known | data_options())) from error
 
 
 def _data_only(verb: str, words: Iterable[str]) -> list[str]:
@@ -83,10 +84,3 @@ def _data_only(verb: str, words: Iterable[str]) -> list[str]:
             )
         out.append(word)
     return out
-
-
-def _data_options() -> set[str]:
-    """`data.root` and so on: options of the class that the recipe chooses are no parser actions."""
-    import datamodules
-
-    return {f"data.{name}" for cls in datamodules.data_sets() for name in cls.options()}

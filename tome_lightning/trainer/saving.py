@@ -218,6 +218,12 @@ class SaveLast(Callback):
                 f"Saved step {trainer.global_step}: go on with --resume {typed(self.path(trainer))}"
             )
 
+    def stopped_elsewhere(self, trainer: Trainer, signum: int) -> None:
+        """Another process has stopped in a validation, before which all had saved, and this one cannot
+        come to its own next batch: it waits for the other one, or has failed to.
+        """
+        self._stopped(trainer, signum)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.signals.restore()
 
@@ -248,6 +254,10 @@ class SaveLast(Callback):
         self._stop = self._stop or int(under_way[0] if under_way else 0)
         if not self.saves or not trainer.global_step:
             return
+        for (
+            logger
+        ) in trainer.loggers:  # a run that goes on from the file logs none of its steps again
+            logger.save()
         trainer.save_checkpoint(self.path(trainer), False)  # with optimizer and all
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import UsageError, VerbParser, read_arguments
+from tome_lightning.arguments import VerbParser, read_arguments
 from tome_lightning.commands.data_alone import data_of
 from tome_lightning.commands.scan.walk import SPLITS, scan
+from tome_lightning.errors import UsageError
 from tome_lightning.screen import say, typed
 
 if TYPE_CHECKING:
