@@ -8,9 +8,16 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import registered_extensions
 
-from datamodules.base import LabelledData, leave_out
+from datamodules.base import LabelledData
 from datamodules.errors import DataError, require
-from datamodules.filelist import IMAGE_EXTENSIONS, UNLABELLED, FileList, class_folders, read_names
+from datamodules.filelist import (
+    IMAGE_EXTENSIONS,
+    UNLABELLED,
+    FileList,
+    class_folders,
+    leave_out,
+    read_names,
+)
 from datamodules.images.check import ImageCheck
 from datamodules.images.reading import read_image
 from datamodules.images.transforms import EvalTransform, Interpolation, train_transform

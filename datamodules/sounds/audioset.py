@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData, leave_out
+from datamodules.base import SPLITS, LabelledData
 from datamodules.errors import DataError, require
+from datamodules.filelist import leave_out
 from datamodules.kept import Listing, digest_of, listed_once
 from datamodules.loader import EpochSampler
 from datamodules.samples import Samples

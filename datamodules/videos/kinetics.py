@@ -6,9 +6,16 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData, leave_out
+from datamodules.base import SPLITS, LabelledData
 from datamodules.errors import DataError, require
-from datamodules.filelist import UNLABELLED, VIDEO_EXTENSIONS, FileList, class_folders, read_names
+from datamodules.filelist import (
+    UNLABELLED,
+    VIDEO_EXTENSIONS,
+    FileList,
+    class_folders,
+    leave_out,
+    read_names,
+)
 from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
