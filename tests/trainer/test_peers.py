@@ -21,16 +21,7 @@ from tome_lightning.trainer.peers import LOST, Peers, lost_peer
 from tome_lightning.trainer.signals import RunStopped
 from tome_lightning.trainer.watch import Notice, told
 
-VARIABLES = (
-    "RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK",
-    "OMPI_COMM_WORLD_RANK", "PMI_RANK",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.mark.parametrize(

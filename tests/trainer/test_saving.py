@@ -20,9 +20,8 @@ from tome_lightning.trainer.agreement import Agreement
 from tome_lightning.trainer.saving import STOPPED, SaveLast, SavingError
 from tome_lightning.trainer.signals import RunStopped
 
-from ..runs.test_exact_resume import BATCHES, EPOCHS, Session, compare, one_thread
+from ..runs.test_exact_resume import BATCHES, EPOCHS, Session, compare
 
-__all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and", "ignore:.*in eval mode"
 )

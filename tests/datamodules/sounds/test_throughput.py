@@ -11,11 +11,8 @@ from ..sound_files import RATE, encode, sweep, write
 
 @pytest.fixture(autouse=True)
 def unpinned(monkeypatch):
-    """The programs take one core and one thread for good: not from the tests that follow."""
-    threads = torch.get_num_threads()
+    """The programs take one core for good: not from the tests that follow."""
     monkeypatch.delattr("os.sched_setaffinity", raising=False)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_every_way_makes_what_it_says(tmp_path):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from datamodules.videos.throughput import BARE, Ours, draw_clips, main
 
@@ -11,11 +10,8 @@ from ..clip_files import read_number, write_clip
 
 @pytest.fixture(autouse=True)
 def unpinned(monkeypatch):
-    """The programs take one core and one thread for good: not from the tests that follow."""
-    threads = torch.get_num_threads()
+    """The programs take one core for good: not from the tests that follow."""
     monkeypatch.delattr("os.sched_setaffinity", raising=False)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
