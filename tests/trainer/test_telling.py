@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import tome_lightning
+from tome_lightning.__main__ import exit_code
 from tome_lightning.arguments import UsageError
-from tome_lightning.cli import exit_code
 from tome_lightning.trainer.telling import RANKS, first_to_tell
 
 ROOT = Path(tome_lightning.__file__).parents[1]
