@@ -42,7 +42,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.family}, {self.kind}"]
-        if sets := told_sets(self.taken, self.held):
+        if sets := describe_sets(self.taken, self.held):
             lines.append(f"  weights  {sets}")
         lines.append(f"  matched  {len(self.matched):4d}")
         for what in ("new", "reshaped", "dropped"):
@@ -53,7 +53,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def told_sets(taken: Which, held: Mapping[Which, str]) -> str:
+def describe_sets(taken: Which, held: Mapping[Which, str]) -> str:
     """Which of two sets of weights was taken and how to take the other; "" of a file with one."""
     others = [which for which in held if which != taken]
     if not others:

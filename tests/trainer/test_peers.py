@@ -19,7 +19,7 @@ from tome_lightning.trainer import peers, watch
 from tome_lightning.trainer.agreement import Agreement
 from tome_lightning.trainer.peers import LOST, Peers, lost_peer
 from tome_lightning.trainer.signals import RunStopped
-from tome_lightning.trainer.watch import Notice, told
+from tome_lightning.trainer.watch import Notice, published
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -143,14 +143,14 @@ def test_a_process_that_fails_says_why_where_all_can_read_it(second, error, code
     ours.on_exception(trainer, SimpleNamespace(), error)
     store = watch.connect()
     assert store is not None
-    assert told(store) == (None if reason is None else Notice(1, 0, code, reason))
+    assert published(store) == (None if reason is None else Notice(1, 0, code, reason))
     ours.teardown(trainer, SimpleNamespace(), "fit")
 
 
 def test_who_has_lost_another_one_leaves_with_its_code(second, capfd):
     assert peers.follow(ValueError("of its own")) is None
     Peers()
-    watch.tell(watch.connect(), Notice(0, 1, 2, "no such folder"))
+    watch.publish(watch.connect(), Notice(0, 1, 2, "no such folder"))
     assert peers.follow(LOST_ONE) == 2
     assert capfd.readouterr().err == ""  # the first one of its machine says it
     os.environ["LOCAL_RANK"] = "0"
@@ -165,7 +165,7 @@ def test_who_has_lost_one_that_said_nothing_tells_that(second, capfd):
     assert "process 1 stops, because another one is gone, without a word" in capfd.readouterr().err
     store = watch.connect()
     assert store is not None
-    notice = told(store)
+    notice = published(store)
     assert notice is not None
     assert (notice.rank, notice.code) == (1, 1)
 
@@ -181,7 +181,7 @@ def test_a_process_that_could_not_start_tells_and_waits_for_nobody(second, code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (code or 90)
     store = watch.connect()
     assert store is not None
-    assert told(store) == (Notice(1, 0, 2, "it could not start, see there") if code else None)
+    assert published(store) == (Notice(1, 0, 2, "it could not start, see there") if code else None)
 
 
 def test_one_process_agrees_with_itself():

@@ -100,12 +100,12 @@ def _complain(
     kind: str, monitor: str, known: list[str], foreign: list[Any], validates: bool
 ) -> None:
     near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.6)
-    told = f"{kind} monitors {monitor!r}, which this run does not log"
+    words = f"{kind} monitors {monitor!r}, which this run does not log"
     if foreign:
         names = ", ".join(type(callback).__name__ for callback in foreign)
-        rank_zero_warn(f"{told}, unless {names} does")
+        rank_zero_warn(f"{words}, unless {names} does")
         return
     if monitor.startswith("val/") and not validates:
-        raise UsageError(f"{told}: trainer.limit_val_batches is 0, so it does not validate.")
+        raise UsageError(f"{words}: trainer.limit_val_batches is 0, so it does not validate.")
     hint = f"Did you mean {near[0]}?" if near else f"It logs {', '.join(known)}."
-    raise UsageError(f"{told}. {hint}")
+    raise UsageError(f"{words}. {hint}")

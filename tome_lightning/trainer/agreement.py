@@ -59,7 +59,7 @@ class Agreement:
         return before or [0.0] * len(numbers)
 
     def settle(self) -> list[float]:
-        """What is under way, waited for; an empty list if nothing is."""
+        """Wait for the exchange that no one has read yet, and read it; an empty list if there is none."""
         if self._under_way is None:
             return []
         host, event = self._under_way

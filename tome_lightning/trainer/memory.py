@@ -24,9 +24,9 @@ def out_of_memory(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, WorkerError):
             return str(error)
-        told = asked_for(error)
-        if told is not None:
-            return f"out of memory: {told}. Ways out, the cheapest first: {WAYS_OUT}."
+        words = asked_for(error)
+        if words is not None:
+            return f"out of memory: {words}. Ways out, the cheapest first: {WAYS_OUT}."
         error = error.__cause__ or error.__context__
     return None
 

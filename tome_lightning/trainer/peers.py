@@ -33,7 +33,7 @@ from tome_lightning.trainer.watch import (
     exit_now,
     first_of_machine,
     node,
-    tell,
+    publish,
     wait_for_parent,
 )
 
@@ -196,11 +196,11 @@ def leave(code: int) -> int:
     Lightning's watcher kills the first process within seconds of a failed one's end that it has started:
     that stays until the first one has left with the cause's code.
     """
-    told = any(watch.leaving is not None for watch in _watches)
-    if not (code or told) or not one_of_several():
+    leaving = any(watch.leaving is not None for watch in _watches)
+    if not (code or leaving) or not one_of_several():
         return code
     if not _watches and agent_has_store():
-        tell(connect(), Notice(rank(), node(), code, "it could not start, see there"))
+        publish(connect(), Notice(rank(), node(), code, "it could not start, see there"))
     if code and started_by_first():
         wait_for_parent(os.getppid(), GRACE + 4)
     atexit._run_exitfuncs()

@@ -80,14 +80,14 @@ def connect(seconds: float = 5.0) -> Store | None:
     return None
 
 
-def tell(store: Store | None, notice: Notice) -> None:
+def publish(store: Store | None, notice: Notice) -> None:
     """Write a notice where there is none yet: the first to leave has the cause."""
     with contextlib.suppress(RuntimeError):
         if store is not None:
             store.compare_set(KEY, "", json.dumps(notice))
 
 
-def told(store: Store) -> Notice | None:
+def published(store: Store) -> Notice | None:
     """The notice that is there.
 
     Raises:
@@ -140,7 +140,7 @@ class Watch:
         """
         if self.leaving is None:
             self.leaving, self.trouble = notice, trouble
-            tell(self.store, notice)
+            publish(self.store, notice)
 
     def last_word(self) -> Notice | None:
         """The notice of another process, if there is one; the main thread tells it, this one does not."""
@@ -164,7 +164,7 @@ class Watch:
 
     def _read(self) -> Notice | None:
         try:
-            found = told(self.store) if self.store is not None else None
+            found = published(self.store) if self.store is not None else None
             self._lost = 0
         except RuntimeError:  # with the process that has it
             self._lost += 1
@@ -180,7 +180,7 @@ class Watch:
         with contextlib.suppress(RuntimeError):
             other = self._pulse.beat()
             if other is not None:
-                tell(self.store, Notice(other, -1, 1, f"no sign of life for {SILENCE:.0f} s"))
+                publish(self.store, Notice(other, -1, 1, f"no sign of life for {SILENCE:.0f} s"))
                 return self._read()
         return None
 
