@@ -10,10 +10,13 @@ Pixels leave the loader as uint8 (evaluated clips as float32) and become the mod
 device: in a `Trainer` that is given the data module by themselves, elsewhere by `prepare`.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.base import LabelledData
     from datamodules.errors import DataError
     from datamodules.images.digits import Digits
     from datamodules.images.imagenet import ImageNet
@@ -39,6 +42,7 @@ __all__ = [
     "Kinetics400",
     "MovingDigits",
     "SoundScenes",
+    "data_sets",
     "fbank",
     "mae_st_test_starts",
     "mae_st_train_indices",
@@ -63,6 +67,14 @@ _HOMES = {
     "videomae_test_starts": "videos.clips",
     "videomae_train_indices": "videos.clips",
 }
+
+
+def data_sets() -> tuple[type[LabelledData], ...]:
+    """All data sets of this package; each says what it is by its attributes, see `LabelledData`."""
+    from datamodules.base import LabelledData
+
+    public = (globals().get(name) or __getattr__(name) for name in __all__)
+    return tuple(it for it in public if isinstance(it, type) and issubclass(it, LabelledData))
 
 
 def __getattr__(name: str) -> Any:

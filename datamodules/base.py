@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -54,25 +55,28 @@ class LabelledData(LightningDataModule, ABC):
 
     Args:
         batch_size: Training samples in a batch on each process.
-        eval_batch_size: Views that go through the model at once in evaluation; `batch_size` if None.
+        eval_batch_size: Views that go through the model at once in evaluation; `batch_size` if null.
             A batch has as many samples as have so many views together, at least one.
         num_workers: Loader processes per training process; never more are started than there are
             cores or batches, which is said.
         pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
         prefetch_factor: Batches that each worker prepares in advance.
         persistent_workers: Keep the workers between epochs.
-        max_retries: Files of the same class tried in place of one that cannot be read.
+        max_retries: Files of the same class, or that share a label, tried in place of one that cannot
+            be read.
         max_corrupt_share: Stop when at least 10 files and more than this share of the files seen
             cannot be read.
 
     Attributes:
         multi_label: Whether y is a row of K numbers and not a class index.
+        makes_files: Whether it writes its files below its root where they are not there yet.
         preprocessing: How samples are prepared, by the names of the options: mean and std of each
             channel, and what of size, interpolation and crop_pct there is.
         cores: Cores for this process's loaders; None: its equal part of those it may run on.
     """
 
     multi_label: ClassVar[bool] = False
+    makes_files: ClassVar[bool] = False
     preprocessing: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
@@ -111,6 +115,20 @@ class LabelledData(LightningDataModule, ABC):
         require("prefetch_factor", prefetch_factor, prefetch_factor >= 1, "1 or more")
         require("max_retries", max_retries, max_retries >= 0, "0 or more")
         require("max_corrupt_share", max_corrupt_share, 0 <= max_corrupt_share <= 1, "in [0, 1]")
+
+    @classmethod
+    def options(cls) -> dict[str, Parameter]:
+        """Its options by name, also those that it hands on to the class it extends as `**loading`."""
+        found: dict[str, Parameter] = {}
+        for owner in cls.__mro__:
+            if "__init__" in vars(owner):
+                _, *own = signature(owner.__init__).parameters.values()  # type: ignore[misc]
+                hands_on = any(option.kind is Parameter.VAR_KEYWORD for option in own)
+                own = [option for option in own if option.kind is not Parameter.VAR_KEYWORD]
+                found = {option.name: option for option in own} | found
+                if not hands_on:
+                    break
+        return found
 
     @abstractmethod
     def check(self, stage: str | None = None) -> None:

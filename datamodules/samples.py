@@ -103,6 +103,11 @@ class Samples(Dataset[tuple[Tensor, int | Tensor, int]]):
         counts = used == index or not self.evaluation
         return x, self.files.target(used) if counts else self.files.unread_target
 
+    def stages(self) -> dict[str, str]:
+        """What makes a sample, in order: the name of each stage, and the attribute that is called."""
+        last = getattr(self.transform, "stage", "crop" if self.evaluation else "augment")
+        return {"decode": "read", last: "transform"}
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of the transforms, in this process and in living workers."""
         self._epoch.fill_(epoch)

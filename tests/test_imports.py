@@ -155,6 +155,8 @@ FLOORS = (
     ("trust",),
     ("tome", "optim", "metrics"),
     ("trainer", "inputs", "tasks"),
+    ("options",),
+    ("start",),
     ("finetune",),
     ("callbacks",),
     ("run",),

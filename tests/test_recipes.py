@@ -221,7 +221,7 @@ def test_video_recipes_agree_with_their_data(name):
 def test_videomae_alone_has_its_schedule_and_keys_without_a_bias(name):
     module = build(name)
     videomae = name.endswith("videomae")
-    assert module.lr_schedule == ("videomae" if videomae else "mae")
+    assert module.hparams["lr_schedule"] == ("videomae" if videomae else "mae")
     assert all(
         isinstance(block.attn.qkv, KeysWithoutBias) == videomae for block in module.vit.blocks
     )

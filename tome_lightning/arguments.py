@@ -8,12 +8,14 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from inspect import signature
 from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
 import yaml
 
+import datamodules
 import recipes
 from checkpoints.bounds import check_values
 from tome_lightning.errors import UsageError as UsageError  # offered here, too
@@ -215,6 +217,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``Nearest: a, b.`` for a misspelt word, or an empty string."""
     close = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     return f"Nearest: {', '.join(close)}." if close else ""
+
+
+def options_of(group: str, classes: Iterable[type]) -> set[str]:
+    """``data.root`` and so on: options of classes of which a recipe chooses one are no parser actions."""
+    return {f"{group}.{name}" for cls in classes for name in signature(cls).parameters}
+
+
+def data_options() -> set[str]:
+    """The options of our data sets."""
+    return {f"data.{name}" for cls in datamodules.data_sets() for name in cls.options()}
 
 
 def explain_parse_error(message: str, known: Iterable[str]) -> str:

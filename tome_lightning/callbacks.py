@@ -86,7 +86,7 @@ class ToMeCallback(Callback):
             if r is not None:
                 as_finetune(pl_module).check_r(r, tokens)
         rank_zero_info(self.describe(as_finetune(pl_module), stage))
-        if as_finetune(pl_module).compiles:
+        if as_finetune(pl_module).hparams["compile"]:
             graphs = self.graphs(model, stage)
             allow_graphs(graphs)
             rank_zero_info(f"torch.compile: at most {graphs} graphs, each when it is first needed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import re
 import signal
@@ -28,15 +27,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 
-import datamodules
 from datamodules.base import LabelledData
 from tome_lightning.arguments import (
-    UsageError,
+    data_options,
     explain_parse_error,
+    options_of,
     read_arguments,
     try_int_before_float,
 )
 from tome_lightning.callbacks import ToMeCallback
+from tome_lightning.errors import UsageError
 from tome_lightning.finetune import FineTune
 from tome_lightning.inputs import Input
 from tome_lightning.run.bar import RunBar
@@ -365,17 +365,10 @@ def _yaml_file(config: dict[str, Any]) -> Any:
 
 
 def _nested_options() -> set[str]:
-    """``data.root`` and so on: options of a class that the recipe chooses are no parser actions."""
-    groups = {
-        "data": (datamodules.ImageNet, datamodules.Kinetics400, datamodules.AudioSet),
-        "model.input": Input.__subclasses__(),
-        "model.task": Task.__subclasses__(),
-        "model.vit": (VisionTransformer,),
-        "tome.schedule": (RSchedule,),
-    }
-    return {
-        f"{group}.{name}"
-        for group, classes in groups.items()
-        for cls in classes
-        for name in inspect.signature(cls).parameters
-    }
+    """Options of the classes that a recipe chooses."""
+    return data_options().union(
+        options_of("model.input", Input.__subclasses__()),
+        options_of("model.task", Task.__subclasses__()),
+        options_of("model.vit", (VisionTransformer,)),
+        options_of("tome.schedule", (RSchedule,)),
+    )

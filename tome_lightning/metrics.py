@@ -1,5 +1,5 @@
-"""Macro mAP as AudioSet's results are given, safe in memory and on any number of processes; sums that
-wait for no device."""
+"""Macro mAP as AudioSet's results are given, safe in memory and on any number of processes; which samples
+of a batch count, and sums over them that wait for no device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data.distributed import DistributedSampler
 from torchmetrics import Metric
 
+UNREAD = -1  # the label of a sample whose file cannot be read
 STAGED = 1 << 21  # scores that wait on the device: 10 MB with their labels
 CLASSES = 16  # whose scores are copied out of the samples at once
 FloatArray = NDArray[np.floating[Any]]
@@ -179,6 +181,27 @@ class Totals(nn.Module):
         super().__init__()
         self.loss = WeightedMean()
         self.samples = Count()
+
+
+def counted(y: Tensor, batch_idx: int, loader: Any, trainer: Any) -> Tensor:
+    """Places ``[C]`` of a batch's samples that count: neither another rank's, repeated to fill the last
+    batch, nor unreadable (`UNREAD`). The one thing of a batch that is waited for.
+
+    Args:
+        y: Labels ``[B]`` or ``[B, K]``.
+        batch_idx: Of the batch on this process.
+        loader: Of the data, as the trainer has it.
+        trainer: Its rank and number of processes are looked at.
+    """
+    readable = (y >= 0).flatten(1).all(dim=1) if y.ndim > 1 else y != UNREAD
+    # Not the loader's own sampler and size: for prediction Lightning makes another loader, with neither,
+    # around the same batches.
+    batches: Any = getattr(loader, "batch_sampler", None)
+    if not isinstance(getattr(batches, "sampler", None), DistributedSampler):
+        return readable.nonzero().squeeze(1)
+    places = torch.arange(len(y), device=y.device) + batch_idx * batches.batch_size
+    places = places * trainer.world_size + trainer.global_rank
+    return (readable & (places < len(loader.dataset))).nonzero().squeeze(1)
 
 
 def gather_objects(value: Tensor, group: Any = None) -> list[Tensor]:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tome_lightning.arguments import UsageError, read_arguments, read_yaml
+from tome_lightning.arguments import read_arguments, read_yaml
+from tome_lightning.errors import UsageError
 
 PACKAGES = ("tome_lightning", "datamodules", "lightning")
 MAX_TEXT = 4096  # characters of a string, the longest path of Linux
@@ -28,7 +29,6 @@ OURS: dict[str, Any] = {  # checkpoint["tome_lightning"]
     "class_names": list[str] | None,
     "data": dict[str, object] | None,
     "family": str,
-    "logged": dict[str, Number],
     "progress": dict[str, Number | bool] | None,  # see `_check_progress`
     "recipe": object,  # a name that is none is left out, see `recipe_name`
     "save": dict[str, object] | None,

@@ -40,6 +40,8 @@ class Digits(ImageNet):
             cannot be written.
     """
 
+    makes_files = True
+
     def __init__(
         self,
         root: str | None = None,

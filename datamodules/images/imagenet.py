@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -34,9 +34,6 @@ class ImageNet(LabelledData):
     Args:
         root: Folder of the data set.
         batch_size: Training images in a batch on each process.
-        eval_batch_size: The same in evaluation; `batch_size` if null.
-        num_workers: Loader processes per training process; never more are started than there are
-            cores or batches.
         train_list: Text file with one `path,label` or `path label` a line, instead of
             `root/train`; paths are relative to root, labels count from 0.
         val_list: The same instead of `root/val`.
@@ -61,14 +58,9 @@ class ImageNet(LabelledData):
         exif: Turn pictures upright as their EXIF orientation says, as phones write it and viewers do.
         crop_pct: Share of the resized short side that the centre crop keeps; if null 224/256 up
             to size 224 and 1 above, as in MAE.
-        pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
-        prefetch_factor: Batches that each worker prepares in advance.
-        persistent_workers: Keep the workers between epochs.
-        max_retries: Images of the same class tried in place of one that cannot be read.
-        max_corrupt_share: Stop when at least 10 images and more than this share of the images
-            seen cannot be read.
         exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
             bad images are left out of every split.
+        **loading: The other options of `datamodules.base.LabelledData`, with their defaults.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
@@ -78,8 +70,6 @@ class ImageNet(LabelledData):
         self,
         root: str,
         batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 8,
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
@@ -99,23 +89,10 @@ class ImageNet(LabelledData):
         recount: int = 1,
         exif: bool = True,
         crop_pct: float | None = None,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
-        persistent_workers: bool = True,
-        max_retries: int = 10,
-        max_corrupt_share: float = 0.05,
         exclude: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers,
-            max_retries=max_retries,
-            max_corrupt_share=max_corrupt_share,
-        )
+        super().__init__(batch_size, **loading)
         self.root = str(Path(root).expanduser())
         self.lists = {"train": train_list, "val": val_list, "test": test_list or val_list}
         self._test_list = test_list

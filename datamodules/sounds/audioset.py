@@ -55,9 +55,6 @@ class AudioSet(LabelledData):
     Args:
         root: Folder of the data set.
         batch_size: Training clips in a batch on each process.
-        eval_batch_size: The same in evaluation; `batch_size` if null.
-        num_workers: Loader processes per training process; never more are started than there are
-            cores or batches.
         subset: Which lists of root train where `train_list` is null: for `20k` train.json, else
             balanced_train_segments.csv, else train.csv; for `2m` train_all.json, else
             unbalanced_train_segments.csv and balanced_train_segments.csv together.
@@ -86,12 +83,7 @@ class AudioSet(LabelledData):
         time_mask: Most frames that are masked in training.
         read_timeout: Seconds after which a clip that is still being read counts as bad.
         max_hung: Stop when more reads than this have timed out: each leaves a thread behind.
-        pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
-        prefetch_factor: Batches that each worker prepares in advance.
-        persistent_workers: Keep the workers between epochs.
-        max_retries: Clips that share a label tried in place of one that cannot be read.
-        max_corrupt_share: Stop when at least 10 clips and more than this share of the clips seen
-            cannot be read.
+        **loading: The other options of `datamodules.base.LabelledData`, with their defaults.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
@@ -103,8 +95,6 @@ class AudioSet(LabelledData):
         self,
         root: str,
         batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int = 8,
         subset: Literal["20k", "2m"] = "20k",
         train_list: str | list[str] | None = None,
         val_list: str | None = None,
@@ -125,22 +115,9 @@ class AudioSet(LabelledData):
         time_mask: int = 192,
         read_timeout: float = 30.0,
         max_hung: int = 16,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
-        persistent_workers: bool = True,
-        max_retries: int = 10,
-        max_corrupt_share: float = 0.05,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers,
-            max_retries=max_retries,
-            max_corrupt_share=max_corrupt_share,
-        )
+        super().__init__(batch_size, **loading)
         numbers = {
             "frames": frames, "mels": mels, "mean": mean, "std": std, "mixup": mixup,
             "freq_mask": freq_mask, "time_mask": time_mask, "read_timeout": read_timeout,

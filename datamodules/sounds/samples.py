@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class TrainSpectrogram:
 
     front_end: FrontEnd
     mask: SpecAugment
+    stage: ClassVar[str] = "features"
 
     def __call__(self, wave: Tensor) -> Tensor:
         return self.front_end.normalise(self.mask(self.front_end.log_mel(wave)))[None]
@@ -39,6 +40,7 @@ class EvalSpectrogram:
     """From a waveform to the one view that is evaluated: float32 `[T]` to `[1, 1, frames, mels]`."""
 
     front_end: FrontEnd
+    stage: ClassVar[str] = "features"
 
     def __call__(self, wave: Tensor) -> Tensor:
         return self.front_end.normalise(self.front_end.log_mel(centre(wave)))[None, None]
@@ -94,6 +96,11 @@ class AudioSamples(Samples):
             lam = draw_lambda()
             mixed = mix_waves(self.augment(centre(wave)), self.augment(centre(other)), lam)
             return self.transform(mixed), mix_targets(target, self.files.target(used), lam)
+
+    def stages(self) -> dict[str, str]:
+        """See `Samples.stages`; waveforms are augmented before they are transformed."""
+        decode, last = super().stages().items()
+        return dict([decode, ("augment", "augment"), last])
 
     def _partner(self, key: Key) -> int | None:
         with torch_seeded(*key, *CHOICE):

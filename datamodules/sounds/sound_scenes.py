@@ -65,6 +65,8 @@ class SoundScenes(AudioSet):
         DataError: A setting has no meaning, or (from `setup`) the folder cannot be written.
     """
 
+    makes_files = True
+
     def __init__(
         self,
         root: str | None = None,

@@ -43,10 +43,6 @@ class Kinetics400(LabelledData):
     Args:
         root: Folder of the data set.
         batch_size: Training videos in a batch on each process; each gives repeat_aug clips.
-        eval_batch_size: Views that go through the model at once in evaluation; `batch_size` if null.
-            A batch has as many videos as have so many views together, at least one.
-        num_workers: Loader processes per training process; never more are started than there are
-            cores or batches.
         train_list: List instead of `root/train.csv`; relative paths start from root.
         val_list: The same instead of `root/val.csv`.
         test_list: The same instead of `root/test.csv`. For prediction a list may be one of paths alone.
@@ -77,12 +73,7 @@ class Kinetics400(LabelledData):
         decoder_threads: Threads of the decoder in each worker.
         read_timeout: Seconds after which a video that is still being read counts as bad.
         max_hung: Stop when more reads than this have timed out: each leaves a thread behind.
-        pin_memory: Copy batches to page-locked memory; only done where CUDA is available.
-        prefetch_factor: Batches that each worker prepares in advance.
-        persistent_workers: Keep the workers between epochs.
-        max_retries: Videos of the same class tried in place of one that cannot be read.
-        max_corrupt_share: Stop when at least 10 videos and more than this share of the videos seen
-            cannot be read.
+        **loading: The other options of `datamodules.base.LabelledData`, with their defaults.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
@@ -92,8 +83,6 @@ class Kinetics400(LabelledData):
         self,
         root: str,
         batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int = 8,
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
@@ -119,22 +108,9 @@ class Kinetics400(LabelledData):
         decoder_threads: int = 1,
         read_timeout: float = 30.0,
         max_hung: int = 16,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
-        persistent_workers: bool = True,
-        max_retries: int = 10,
-        max_corrupt_share: float = 0.05,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers,
-            max_retries=max_retries,
-            max_corrupt_share=max_corrupt_share,
-        )
+        super().__init__(batch_size, **loading)
         require("sampling", sampling, sampling in SAMPLINGS, f"one of {', '.join(SAMPLINGS)}")
         require("test_clips", test_clips, test_clips >= 1, "1 or more")
         require("test_crops", test_crops, test_crops >= 1, "1 or more")

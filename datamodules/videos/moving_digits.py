@@ -62,6 +62,8 @@ class MovingDigits(Kinetics400):
             cannot be written.
     """
 
+    makes_files = True
+
     def __init__(
         self,
         root: str | None = None,

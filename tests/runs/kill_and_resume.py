@@ -413,14 +413,16 @@ def summary(job: Job) -> dict[str, Any]:
 
 
 def scalars(job: Job) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of TensorBoard's curves, as TensorBoard shows them."""
+    """Steps and values of TensorBoard's curves; of a validation that was repeated each value once."""
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         EventAccumulator,
     )
 
     events = EventAccumulator(str(job.run_dir), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(UNTIMED)]
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    points = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    once = {tag: list(dict.fromkeys(of)) for tag, of in points.items()}
+    return {tag: once[tag] if tag.startswith("val/") else points[tag] for tag in tags}
 
 
 def unequal(a: Any, b: Any, name: str = "") -> list[str]:

@@ -331,23 +331,38 @@ def test_smaller_batches_and_more_accumulation_go_on_with_the_next_sample(tmp_pa
     assert later[-1][5] == EPOCHS * BATCHES
 
 
-def test_a_last_validation_that_max_steps_has_cut_off_is_taken(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"max_steps": 8, "max_epochs": -1, "stop_at_max_steps": True}
-    whole = Session(tmp_path / "whole", **settings)
+def test_a_validation_that_is_due_no_more_changes_nothing_of_training(tmp_path: Path) -> None:
+    """By the clock, by other options, or where `max_steps` has ended an epoch that now goes on."""
+    whole = Session(tmp_path / "whole").recorder.rows
+    often = {"val_check_interval": timedelta(milliseconds=20)}
+    seldom = {"val_check_interval": timedelta(hours=1)}
+    for number, (before, after) in enumerate(
+        [
+            (often, seldom),
+            ({}, {"limit_val_batches": 0}),
+            ({"val_check_interval": 2}, {}),
+        ]
+    ):
+        first = Session(tmp_path / f"{number}", cut=("validation", 0), **before)
+        assert first.killed
+        second = Session(tmp_path / f"{number}", ckpt=str(first.last), **after)
+        assert first.recorder.rows | second.recorder.rows == whole
+        assert not first.recorder.rows.keys() & second.recorder.rows.keys()
+
+
+def test_max_steps_that_are_reached_are_so_whatever_became_of_the_validation(
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {"max_epochs": 2, "stop_at_max_steps": True}
+    whole = Session(tmp_path / "whole", **settings, max_steps=8)
     assert (1, 2) in whole.recorder.metrics  # in mid-epoch
-    first = Session(tmp_path / "cut", cut=("validation", 1), **settings)
+    first = Session(tmp_path / "cut", cut=("validation", 1), **settings, max_steps=8)
     assert first.killed
-    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
-
-
-def test_a_validation_by_the_clock_is_taken_after_a_kill(tmp_path: Path) -> None:
-    first = Session(tmp_path, cut=("validation", 0), val_check_interval=timedelta(milliseconds=20))
-    assert first.killed
-    batches = len(first.recorder.rows)
-    second = Session(tmp_path, ckpt=str(first.last), val_check_interval=timedelta(hours=1))
-    assert (0, batches - 1) in second.recorder.metrics
-    assert min(second.recorder.rows) == (batches // BATCHES, batches % BATCHES)
-    assert len(second.recorder.rows) == EPOCHS * BATCHES - batches
+    again = Session(tmp_path / "cut", ckpt=str(first.last), **settings, max_steps=8)
+    assert not again.recorder.rows
+    same(whole.module.state_dict(), again.module.state_dict())
+    longer = Session(tmp_path / "longer", ckpt=str(first.last), **settings)
+    assert {place: row[-1] for place, row in longer.recorder.rows.items()} == {(1, 3): 8, (1, 4): 9}
 
 
 def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def trainer(batch: int = 8, processes: int = 2, accumulate: int = 1, **data: Any
         world_size=processes,
         accumulate_grad_batches=accumulate,
         limit_train_batches=1.0,
+        limit_val_batches=1.0,
+        val_check_interval=1.0,
+        check_val_every_n_epoch=1,
     )
 
 
@@ -77,7 +80,25 @@ def test_accumulation_is_fixed_or_scheduled():
 
 def test_the_same_run_stays_where_it_was():
     assert continued(trainer(), saved()) == saved()
-    assert continued(trainer(), saved(validation_due=True)).validation_due
+
+
+def test_a_validation_that_was_due_is_repeated_where_this_run_validates():
+    assert continued(trainer(), saved(batches=60, validation_due=True)).validation_due
+    assert not continued(trainer(), saved(batches=60)).validation_due
+    assert not continued(trainer(), saved(validation_due=True)).validation_due  # in mid-epoch
+    for options, due in (
+        ({"val_check_interval": 0.5}, True),
+        ({"val_check_interval": 30}, True),
+        ({"val_check_interval": 0.25}, True),
+        ({"val_check_interval": 40}, False),
+        ({"val_check_interval": 50, "check_val_every_n_epoch": None}, True),  # 150 batches in all
+        ({"val_check_interval": 30, "check_val_every_n_epoch": 2}, False),  # the third epoch
+        ({"val_check_interval": 30, "limit_val_batches": 0}, False),
+        ({"val_check_interval": 30, "_val_check_time_interval": 60.0}, False),
+    ):
+        run = trainer()
+        vars(run).update(options)
+        assert continued(run, saved(validation_due=True)).validation_due is due, options
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ class Simulated:
             run.current_epoch += 1
 
     def now(self) -> Step:
-        pace, limit = self.pace, self.trainer.max_steps
-        end = pace.end(self.trainer, limit)
+        pace = self.pace
+        end = pace.end(self.trainer)
         table = lr_at_step(pace.done, pace.epoch_steps, PEAK, MIN, WARMUP, end)
         lr = lr_at(pace.epoch(), PEAK, MIN, WARMUP, pace.epoch(end))
-        return Step(self.trainer.current_epoch, pace, lr, table, pace.share(self.trainer, limit))
+        return Step(self.trainer.current_epoch, pace, lr, table, pace.share(self.trainer))
 
 
 def cut(run: Simulated, steps: int) -> list[Step]:

@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Callable[[Path, int], Any], str, tuple[str, ...]]] = {
 def outcome(data: Any, stage: str, rank: int) -> str:
     """What a process is told as a run of two sets up its data."""
     trainer = SimpleNamespace(datamodule=data, world_size=2, node_rank=rank)
-    assert set_up_together(SimpleNamespace(trainer=trainer)) == []  # type: ignore[arg-type]
+    set_up_together(SimpleNamespace(trainer=trainer))  # type: ignore[arg-type]
     try:
         data.setup(stage)
     except BaseException as error:

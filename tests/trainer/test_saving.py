@@ -113,16 +113,29 @@ def test_never_is_null_and_not_zero(options):
         SaveLast(**options)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-@pytest.mark.parametrize("batch", [3, 4, None])
-def test_a_run_that_was_asked_to_stop_goes_on_bit_for_bit(tmp_path, signum, batch):
-    if signum != signal.SIGTERM and batch != 3:
-        pytest.skip("the three differ in their numbers alone")
-    settings: dict[str, Any] = {"accumulate_grad_batches": 2, "save": {"every_n_minutes": None}}
-    whole = Session(tmp_path / "whole", **settings)
+GROUPS: dict[str, Any] = {"accumulate_grad_batches": 2, "save": {"every_n_minutes": None}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Session:
+    """The run that nothing stops."""
+    return Session(tmp_path_factory.mktemp("whole"), **GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("signum", "batch"),  # the three signals differ in their numbers alone
+    [
+        (signal.SIGTERM, 3),
+        (signal.SIGTERM, 4),
+        (signal.SIGTERM, None),
+        (signal.SIGUSR1, 3),
+        (signal.SIGINT, 3),
+    ],
+)
+def test_a_run_that_was_asked_to_stop_goes_on_bit_for_bit(tmp_path, whole, signum, batch):
     first = Session.__new__(Session)
     with pytest.raises(RunStopped) as stopped:
-        first.__init__(tmp_path / "cut", extra=[Signal(signum, batch)], **settings)
+        first.__init__(tmp_path / "cut", extra=[Signal(signum, batch)], **GROUPS)
     assert stopped.value.exit_code == 128 + signum
     saved = torch.load(first.last, weights_only=True)
     # at once, though the third batch has begun the second group: it is taken again
@@ -132,7 +145,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_bit_for_bit(tmp_path, signum, batc
     asked = tmp_path / STOPPED
     assert asked.exists() == (signum != signal.SIGINT)  # a Ctrl-C is no scheduler's
     assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
-    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **settings))
+    compare(whole, first, Session(tmp_path / "cut", ckpt=str(first.last), **GROUPS))
     assert not asked.exists()  # it goes on
 
 

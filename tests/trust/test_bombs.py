@@ -126,7 +126,6 @@ MALFORMED: dict[str, Change] = {
     "progress": ours("progress", {"epoch": "first"}),
     "class names": ours("class_names", [1, 2]),
     "versions": ours("versions", "all of them"),
-    "logged": ours("logged", {"train/loss": "small"}),
     "the trainer": ours("trainer", ["max_epochs"]),
     "an epoch": lambda saved: saved.update(epoch="first"),
     "weights": lambda saved: saved["state_dict"].update({"model.vit.cls_token": "token"}),

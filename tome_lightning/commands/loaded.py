@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +12,13 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
 import checkpoints
+import datamodules
 import recipes
 from checkpoints.notes import exported
 from tome_lightning.arguments import UsageError, read_yaml
 from tome_lightning.commands import recipe_model
-from tome_lightning.inputs import Image, Input, Spectrogram
-from tome_lightning.run.trusted import DATA, plain_data, trusted_data, trusted_model
+from tome_lightning.inputs import Image, Input
+from tome_lightning.run.trusted import plain_data, trusted_data, trusted_model
 from tome_lightning.tasks import Task
 from tome_lightning.tome import R, ToMeViT, patch
 from tome_lightning.tome.plan import check_possible
@@ -330,19 +330,19 @@ def _has_tag(name: str) -> bool:
 
 
 def _scale(data: dict[str, Any], input: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that a data module brings samples to: as given, or its defaults."""
-    import datamodules
+    """Mean and standard deviation that a data module brings samples to: as given, or its defaults.
 
+    For a class of somebody else's, which is never imported because a file names it, the input's usual.
+    """
     given = data.get("init_args") or {}
     kind = str(data.get("class_path", "")).rpartition(".")[2]
-    if kind not in DATA:  # a class of somebody else's is never imported because a file names it
-        kind = "AudioSet" if isinstance(input, Spectrogram) else "ImageNet"
-    defaults = inspect.signature(getattr(datamodules, kind)).parameters
+    ours = {cls.__name__: cls for cls in datamodules.data_sets()}
+    options = ours[kind].options() if kind in ours else {}
     values: list[tuple[float, ...]] = []
-    for name in ("mean", "std"):
+    for name, usual in (("mean", input.usual_mean), ("std", input.usual_std)):
         value: Any = given.get(name)
-        if value is None and name in defaults:
-            value = defaults[name].default
+        if value is None:
+            value = options[name].default if name in options else usual
         each = tuple(value) if isinstance(value, (list, tuple)) else (float(value),)
         channels = input.shape[0]  # another number of values is not of this model's samples
         values.append(each if len(each) == channels else HALF * channels)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tome_lightning.arguments import UsageError, explain_parse_error, read_arguments, read_yaml
+from tome_lightning.arguments import explain_parse_error, read_arguments, read_yaml
+from tome_lightning.errors import UsageError
 from tome_lightning.finetune import FineTune
 
 DTYPES = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}  # of trainer.precision

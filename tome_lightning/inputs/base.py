@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.errors import UserError
@@ -23,9 +24,13 @@ class Input(ABC):
 
     Attributes:
         axes: What the numbers of ``shape`` are, in words.
+        usual_mean: What samples of it are usually normalised by: a number a channel.
+        usual_std: The same of the standard deviation.
     """
 
     axes: ClassVar[str]
+    usual_mean: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_MEAN
+    usual_std: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_STD
 
     @property
     @abstractmethod

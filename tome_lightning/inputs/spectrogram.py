@@ -12,6 +12,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from datamodules.sounds.features import MEAN, STD
 from tome_lightning.inputs.base import (
     Input,
     InputError,
@@ -135,6 +136,8 @@ class Spectrogram(Input):
     mask_freq: float = 0.0
 
     axes: ClassVar[str] = "channels x frames x mels"
+    usual_mean: ClassVar[tuple[float, ...]] = (MEAN,)
+    usual_std: ClassVar[tuple[float, ...]] = (STD,)
 
     @property
     def shape(self) -> tuple[int, ...]:

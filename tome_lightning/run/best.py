@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.trainer.saving import LAST
 
 BEST = "best.ckpt"

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.inputs import Input
 from tome_lightning.lazy import public_path
 from tome_lightning.tasks import Task

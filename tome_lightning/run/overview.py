@@ -42,7 +42,7 @@ def run_facts(
     if fits:
         facts["train_macs"] = _macs(module, train_plan, model.train_tokens)
         facts["effective_batch"] = effective_batch(trainer) or None
-        known = facts["effective_batch"] or module.lr is not None
+        known = facts["effective_batch"] or module.hparams["lr"] is not None
         facts["peak_lr"] = module.peak_lr() if known else None
         facts["steps_planned"], facts["epochs"] = _length(trainer, module)
         if (scheduler := accumulation_scheduler(trainer)) is not None:
@@ -94,7 +94,7 @@ def _weights_words(module: FineTune, trainer: Trainer) -> str:
     if trainer.ckpt_path:
         if trainer.state.fn != "fit":
             return str(trainer.ckpt_path)
-        start, saved = module.checkpoint or "random", module.saved_progress
+        start, saved = module.hparams["checkpoint"] or "random", module.resume.saved
         place = f" at step {saved.steps}" if saved is not None else ""
         return f"{start}; the run goes on from {trainer.ckpt_path}{place}"
     report = module.load_report
@@ -102,7 +102,7 @@ def _weights_words(module: FineTune, trainer: Trainer) -> str:
         fresh = [name for name in report.new if not name.startswith("head")]
         new = f", {len(fresh)} weights new besides the head" if fresh else ""
         return f"{report.source} ({report.family}, {report.kind}){new}"
-    return str(module.checkpoint or "random")
+    return str(module.hparams["checkpoint"] or "random")
 
 
 def _macs(module: FineTune, plan: Sequence[int], num_tokens: int) -> dict[str, float]:
@@ -156,7 +156,7 @@ def _length(trainer: Trainer, module: FineTune) -> tuple[int | None, int | None]
     batches = this_run(trainer, 0).epoch_batches
     if not batches or epochs is None or epochs < 0:
         return (limit if limit >= 0 else None), None
-    at = module.begun_at
+    at = module.resume.begun_at
     place = (at.epoch, at.batches, at.steps) if at is not None else ()
     steps = steps_to_come(trainer, batches, *place)
     return (steps, None) if steps == limit else (steps, epochs)

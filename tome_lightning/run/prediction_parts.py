@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from lightning.pytorch import Trainer
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.trainer.agreement import of_all
 
 

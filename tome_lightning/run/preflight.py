@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback
+from tome_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune

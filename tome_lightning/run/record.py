@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from checkpoints.bounds import read_json
-from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback, as_finetune
+from tome_lightning.errors import UsageError
 from tome_lightning.run.best import BestCheckpoint
 from tome_lightning.run.environment import environment
 from tome_lightning.run.leftovers import HPARAMS, held
@@ -177,12 +177,8 @@ class RunRecord(Callback):
         rank_zero_info(f"{self.recipe or 'Run'}\n{facts}\n  {'run':<8} {self.directory}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = as_finetune(pl_module)
         if not _best(trainer):
             self.metrics, self.counted = {}, ""  # a best.ckpt that is elsewhere, or none yet
-        if module.saved_progress is not None and module.saved_progress.validation_due:
-            for logger in trainer.loggers:
-                logger.log_metrics(module.saved_logs, module.saved_progress.steps - 1)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self.began |= not trainer.sanity_checking
@@ -300,7 +296,7 @@ class RunRecord(Callback):
 
     def _checkpoint(self, trainer: Trainer) -> str | None:
         if trainer.state.fn != "fit":
-            path = trainer.ckpt_path or as_finetune(trainer.lightning_module).checkpoint
+            path = trainer.ckpt_path or as_finetune(trainer.lightning_module).hparams["checkpoint"]
             return str(path) if path else None
         last = self.directory / "checkpoints" / LAST
         return next(iter(_best(trainer)), str(last) if last.exists() else None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.run.environment import other_versions
 from tome_lightning.run.trusted import Taken, trusted_data, trusted_model, trusted_run
 from tome_lightning.screen import say
@@ -209,7 +209,7 @@ def checkpoint_config(
         )
     config = {"model": model.config} | ({"data": data.config} if data.config else {}) | run.config
     progress = Progress.read(saved)
-    steps = progress.steps - progress.validation_due if progress else None
+    steps = progress.steps if progress else None
     recipe = recipe_name(ours)
     if recipe is None and ours.get("recipe") is not None:
         named = str(ours["recipe"])[:80]

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from timm.models.vision_transformer import VisionTransformer
 
+import datamodules
+from datamodules.base import LabelledData
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune
 from tome_lightning.lazy import public_path
@@ -22,8 +24,6 @@ from tome_lightning.trust import Number, Untrusted, faults, fits, refuse, shown
 
 INPUTS = ("Clip", "Image", "Spectrogram")
 TASKS = ("MultiLabel", "SingleLabel")
-DATA = ("AudioSet", "Digits", "ImageNet", "Kinetics400", "MovingDigits", "SoundScenes")
-MADE = ("Digits", "MovingDigits", "SoundScenes")  # these write their files below data.root
 # The Trainer's options that a checkpoint hands on to a run that goes on from it: none takes an object.
 TRAINER: dict[str, Any] = {
     "accelerator": Literal["auto", "cpu", "cuda", "gpu", "mps", "tpu"],
@@ -125,11 +125,12 @@ def trusted_data(given: Mapping[str, Any] | None, made: bool = True) -> Taken:
     """
     if given is None:
         return Taken({}, [], {})
-    part = _class(given, "data", "datamodules", DATA)
+    ours = {cls.__name__: cls for cls in datamodules.data_sets()}
+    part = _class(given, "data", "datamodules", list(ours))
     if part is None:
         return Taken({}, [f"data={given['class_path']}"], {})
     root = part["init_args"].get("root")
-    writes = made and given["class_path"].rpartition(".")[2] in MADE
+    writes = made and ours[given["class_path"].rpartition(".")[2]].makes_files
     if writes and root is not None and not Path(root, "train").is_dir():
         raise Untrusted(
             f"its data would be written to {root}, and where files are written is not a checkpoint's to "
@@ -194,6 +195,8 @@ def _class(given: Any, option: str, package: str, names: Sequence[str]) -> dict[
 
 def _hints(cls: type) -> dict[str, Any]:
     """The arguments of a class with their types."""
+    if issubclass(cls, LabelledData):
+        return {name: option.annotation for name, option in cls.options().items()}
     hints = get_type_hints(cls if is_dataclass(cls) else vars(cls)["__init__"])
     known = {field.name for field in fields(cls)} if is_dataclass(cls) else set()
     known |= set(inspect.signature(cls).parameters)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.trainer.lightning_internals import average_of, callbacks_of, has_own_device
 
 EMA = (

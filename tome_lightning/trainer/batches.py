@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from tome_lightning.errors import UserError
 from tome_lightning.trainer.pace import accumulation, accumulation_scheduler
-from tome_lightning.trainer.progress import Progress
+from tome_lightning.trainer.progress import Progress, repeats_validation
 
 
 class BatchError(UserError):
@@ -130,4 +131,5 @@ def continued(trainer: Trainer, saved: Progress) -> Progress:
             f"them and {now.epoch_batches} batches an epoch; it had {saved.processes}, {saved.batch} and "
             f"{saved.epoch_batches}. It will not repeat the uninterrupted one bit for bit."
         )
-    return saved.moved_to(now)
+    moved = saved.moved_to(now)
+    return replace(moved, validation_due=repeats_validation(trainer, moved))

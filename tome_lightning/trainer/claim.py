@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 
 LOCK = ".running"  # in a run directory; a killed run's is free again at once
 _held: dict[Path, int] = {}  # file descriptors of this process's claims

@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 
 STEP = ("SLURM_STEP_ID", "SLURM_STEPID")  # srun sets them for its tasks; a batch script has none
 SHELLS = ("bash", "interactive")  # names that SLURM gives jobs which are a user's shell

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -52,8 +53,8 @@ class _Step:
     facts: Facts | None = None
 
 
-class LossGuard:
-    """Looks at the losses of each optimizer step before it is taken.
+class LossGuard(Callback):
+    """Looks at the losses of each optimizer step before it is taken, and writes ``non_finite.json``.
 
     ``stop`` waits for no device: on CUDA the answer is read one step later. ``skip`` has to know before
     the step, so it waits, and looks at the gradients as well.
@@ -73,6 +74,22 @@ class LossGuard:
         """Remember the loss of a batch and whose it was."""
         self._now.losses.append(loss.detach())
         self._now.ids.append(ids)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._now = _Step()  # not those of a search before training, which calls no callback
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        module: Any = pl_module
+        facts = Facts(
+            step=trainer.global_step,
+            epoch=trainer.current_epoch,
+            r=module.model.r,
+            lr=max(group["lr"] for group in optimizer.param_groups),
+        )
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.look(optimizer, facts, Path(trainer.default_root_dir), scaled)
 
     def look(
         self, optimizer: torch.optim.Optimizer, facts: Facts, folder: Path, scaled: bool

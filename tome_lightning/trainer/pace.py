@@ -65,23 +65,18 @@ class Pace:
         step = self.done if step is None else step
         return epoch_of_step(step, self.first_batches, self.first_accumulate)
 
-    def end(self, trainer: Trainer, max_steps: int) -> float:
-        """Where the learning rate's schedule ends: after the last epoch, else at max_steps.
-
-        Args:
-            trainer: Of a run that has begun.
-            max_steps: Its limit, see `PendingValidation.max_steps`.
-        """
-        epochs = trainer.max_epochs or -1
+    def end(self, trainer: Trainer) -> float:
+        """Where the learning rate's schedule ends: after the last epoch, else at max_steps."""
+        epochs, limit = trainer.max_epochs or -1, trainer.max_steps
         if epochs > 0:
             return epochs * self.epoch_steps
-        return self.done + (max_steps - trainer.global_step) if max_steps > 0 else 0
+        return self.done + (limit - trainer.global_step) if limit > 0 else 0
 
-    def share(self, trainer: Trainer, max_steps: int) -> float:
-        """Share of training that is done, 0 to 1; 0 where nothing limits it. Arguments as of `end`."""
-        end = self.end(trainer, max_steps)
-        if max_steps > 0:
-            end = min(end, self.done + self._ahead(trainer, max_steps - trainer.global_step))
+    def share(self, trainer: Trainer) -> float:
+        """Share of a begun run's training that is done, 0 to 1; 0 where nothing limits it."""
+        end, limit = self.end(trainer), trainer.max_steps
+        if limit > 0:
+            end = min(end, self.done + self._ahead(trainer, limit - trainer.global_step))
         return min(1.0, self.done / end) if end > 0 else 0.0
 
     def stepped(self, trainer: Trainer) -> Pace:

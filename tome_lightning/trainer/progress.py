@@ -42,7 +42,8 @@ class Progress:
         batch: Samples (not views of them) in a batch over all processes; 0 if that is not known.
         processes: Training processes.
         effective: Samples, views of the same one counted, in an optimizer step; 0 if not known.
-        validation_due: Whether a validation is to come before the next batch.
+        validation_due: Whether a validation is to come before the next batch; one that was interrupted
+            is repeated from its start.
         scheduled: Steps of the schedules that are done, see `Pace`.
         first_batches: Batches in an epoch on each process as the run began.
         first_accumulate: Batches in an optimizer step as the run began.
@@ -173,18 +174,26 @@ def _validation_due(trainer: Trainer) -> bool:
     return bool(trainer.enable_validation and loop._should_check_val_fx(fit._data_fetcher))
 
 
-def logged_last(trainer: Trainer) -> dict[str, float]:
-    """What the step before a validation has logged; empty in other hooks than `on_validation_start`.
+def repeats_validation(trainer: Trainer, progress: Progress) -> bool:
+    """Whether a validation that was due where a run stood is taken as it goes on: by Lightning's rule.
 
-    A validation logs at the same step, so where it is taken again all of that step has to go from the
-    logs first, and this is to be put back.
+    Of a run that ``max_steps`` or a callback had ended in mid-epoch, or that validates by the clock or
+    at other batches now, the next one is that of this run's options.
+
+    Args:
+        trainer: Of this run, before its loop has begun.
+        progress: In this run's batches.
     """
-    loop: Any = trainer.fit_loop.epoch_loop
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    if not trainer.validating or not every or (loop._batches_that_stepped + 1) % every:
-        return {}
-    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
-    return {name: value for name, value in logged.items() if not name.startswith("val/")}
+    run: Any = trainer
+    by_clock = getattr(run, "_val_check_time_interval", None) is not None
+    if not progress.validation_due or not run.limit_val_batches or by_clock:
+        return False
+    epochs, interval = run.check_val_every_n_epoch, run.val_check_interval
+    if epochs is not None and (progress.epoch + 1) % epochs:
+        return False
+    every = interval if isinstance(interval, int) else int(progress.epoch_batches * interval)
+    before = 0 if epochs is not None else progress.epoch * progress.epoch_batches
+    return (before + progress.batches) % max(1, every) == 0
 
 
 def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
@@ -196,7 +205,8 @@ def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
-        progress: Of this run's batches, see `Progress.moved_to`.
+        progress: Of this run's batches, see `Progress.moved_to`, with a validation due only where
+            `repeats_validation`.
     """
     epoch, batches = progress.epoch, progress.batches
     before = epoch * progress.epoch_batches
@@ -228,42 +238,6 @@ def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
 def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:
     completed = processed - open_
     return {"ready": begun, "started": begun, "processed": processed, "completed": completed}
-
-
-class PendingValidation:
-    """Has a validation that was due when a checkpoint was written taken, whatever made it due.
-
-    Lightning takes it where its own rules find it due again. A run that `max_steps`, a time limit or a
-    callback ended in mid-epoch is not asked, nor one that validates by the clock.
-    """
-
-    def __init__(self) -> None:
-        self._usual: tuple[Any, ...] | None = None
-
-    def max_steps(self, trainer: Any) -> int:
-        """Of the run, while it is another one for Lightning's loop."""
-        return trainer.max_steps if self._usual is None else int(self._usual[0])
-
-    def insist(self, trainer: Any, progress: Progress) -> None:
-        """Make it due, on loading a checkpoint."""
-        loop = trainer.fit_loop.epoch_loop
-        if progress.validation_due and trainer.limit_val_batches:
-            self._usual = loop.max_steps, trainer.check_val_every_n_epoch
-            loop.max_steps = -1 if loop.max_steps == -1 else max(loop.max_steps, progress.steps + 1)
-
-    def started(self, trainer: Any) -> None:
-        """Training has started: what decides on validation is set up."""
-        if self._usual is not None:
-            self._usual += (trainer.val_check_batch,)
-            trainer.val_check_batch = trainer.check_val_every_n_epoch = 1
-            trainer._last_val_time = -math.inf
-
-    def begun(self, trainer: Any) -> None:
-        """The validation has begun: all is as usual."""
-        if self._usual is not None and len(self._usual) == 3 and not trainer.sanity_checking:
-            loop = trainer.fit_loop.epoch_loop
-            loop.max_steps, trainer.check_val_every_n_epoch, trainer.val_check_batch = self._usual
-            self._usual = None
 
 
 def keep_own_paths(callbacks: dict[str, Any], trainer: Any) -> None:

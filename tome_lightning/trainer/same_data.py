@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError, LabelledData
@@ -44,18 +44,14 @@ class Account(NamedTuple):
     known: bool = True
 
 
-def set_up_together(module: LightningModule) -> list[Callback]:
+def set_up_together(module: LightningModule) -> None:
     """Have the data module's next `setup` compare its outcome over all processes, for every verb.
 
     For `configure_callbacks`: the last hook of a run before the data is set up.
-
-    Returns:
-        No callbacks.
     """
     data = getattr(module.trainer, "datamodule", None)
     if data is not None and module.trainer.world_size > 1:
         data.setup = _Together(module.trainer, data)
-    return []
 
 
 class _Together:

@@ -248,6 +248,10 @@ class SaveLast(Callback):
         self._stop = self._stop or int(under_way[0] if under_way else 0)
         if not self.saves or not trainer.global_step:
             return
+        for (
+            logger
+        ) in trainer.loggers:  # a run that goes on from the file logs none of its steps again
+            logger.save()
         trainer.save_checkpoint(self.path(trainer), False)  # with optimizer and all
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 from tome_lightning.trainer.lightning_internals import ddp_options, has_batch_norm
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.benchmark.measure import launch_times, measure
 from tome_lightning.commands.benchmark.rows import Mode, Row, Settings, waits_for_launches
 from tome_lightning.commands.benchmark.timm_model import from_timm
 from tome_lightning.commands.loaded import LoadedModel, from_recipe
+from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, layer_plan
 from tome_lightning.tome.plan import check_possible
 

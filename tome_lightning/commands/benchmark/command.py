@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import UsageError, VerbParser, nearest
+from tome_lightning.arguments import VerbParser, nearest, read_arguments
+from tome_lightning.errors import UsageError
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
@@ -36,6 +37,9 @@ def main(argv: list[str]) -> int:
     """
     given, others = _parser().parse_own(argv)
     _check(given, others)
+    if given.loader:
+        _time_loader(given, others)
+        return 0
     with leaving_at_ctrl_c():
         from tome_lightning.commands.benchmark.bench import (
             find_device,
@@ -91,6 +95,7 @@ def _parser() -> VerbParser:
     add("--json", type=Path, metavar="FILE", help="write the rows")
     add("--plot", type=Path, metavar="FILE.png", help="draw speed-up against r")
     add("--end-to-end", action="store_true", help="with --recipe: time its data and Trainer too")
+    add("--loader", action="store_true", help="with --recipe: time one core that makes its samples")
     return parser
 
 
@@ -112,12 +117,24 @@ def _check(given: argparse.Namespace, others: Sequence[str]) -> None:
             )
     if given.end_to_end and not recipe:
         raise UsageError("--end-to-end needs data: give --recipe NAME|FILE instead of --model.")
+    if given.loader:
+        _check_loader(given, recipe)
     for path in (given.json, given.plot):
         _check_file(path)
     if given.plot is not None and given.plot.suffix not in PICTURES:
         raise UsageError(f"--plot writes {', '.join(PICTURES)}, got {given.plot}.")
     if given.plot is not None and find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib, which is not installed: pip install matplotlib")
+
+
+def _check_loader(given: argparse.Namespace, recipe: bool) -> None:
+    if not recipe:
+        raise UsageError("--loader needs data: give --recipe NAME|FILE instead of --model.")
+    for name, usual in vars(_parser().parse_args([])).items():
+        if name not in ("loader", "json") and getattr(given, name) != usual:
+            raise UsageError(
+                f"--loader times the data alone: leave out --{name.replace('_', '-')}."
+            )
 
 
 def _check_file(path: Path | None) -> None:
@@ -206,3 +223,18 @@ def _end_to_end(words: list[str]) -> Any:
     from tome_lightning.commands.benchmark.end_to_end import measure
 
     return measure(words)
+
+
+def _time_loader(given: argparse.Namespace, others: list[str]) -> None:
+    from tome_lightning.commands.data_alone import data_of
+
+    arguments = read_arguments(others)
+    data = data_of("benchmark --loader", arguments.argv, _parser())
+    with leaving_at_ctrl_c():
+        from tome_lightning.commands.benchmark.loader import SECONDS, lines, measure_loader
+        from tome_lightning.commands.benchmark.report import write_json
+    rows = measure_loader(data, SECONDS)
+    say("\n".join(lines(rows)))
+    if given.json is not None:
+        write_json([row._asdict() for row in rows], given.json)
+        say(f"written: {given.json}")

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import as_finetune
 from tome_lightning.commands.benchmark.timing import synchronize, time_unit
+from tome_lightning.errors import UsageError
 from tome_lightning.finetune import FineTune
 from tome_lightning.trainer.meter import StepMeter
 

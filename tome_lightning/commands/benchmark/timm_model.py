@@ -9,8 +9,8 @@ import torch
 from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.loaded import LoadedModel, own_size
+from tome_lightning.errors import UsageError
 from tome_lightning.inputs import Clip, Image, Input
 from tome_lightning.tasks import SingleLabel
 from tome_lightning.tome import patch

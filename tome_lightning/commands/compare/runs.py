@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from checkpoints.bounds import read_json
-from tome_lightning.arguments import UsageError, parse_yaml
+from tome_lightning.arguments import parse_yaml
+from tome_lightning.errors import UsageError
 from tome_lightning.trust import fits
 
 WIDTH = 100  # characters of a line, where so many runs fit

@@ -200,10 +200,9 @@ def _trainer(plan: Any) -> Iterator[Finding]:
     if slow_in_half_precision(options):
         words = f"precision {options.precision} is slow on this CPU: the run takes 32-true instead"
         yield warning("trainer", words, "nothing to do, or another machine")
-    if module.recipe_batch and batch and batch != module.recipe_batch:
-        words = (
-            f"{many} would make steps of {batch} samples; the recipe's have {module.recipe_batch}"
-        )
+    wanted = module.hparams["effective_batch"]
+    if wanted and batch and batch != wanted:
+        words = f"{many} would make steps of {batch} samples; the recipe's have {wanted}"
         yield warning("trainer", words, "--keep_effective_batch")
     else:
         yield ok("trainer", f"{many}, steps of {batch or '?'} samples")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tome_lightning.arguments import UsageError, VerbParser
+from tome_lightning.arguments import VerbParser
+from tome_lightning.errors import UsageError
 from tome_lightning.screen import complain, say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 import checkpoints
-from tome_lightning.arguments import UsageError, check_output, nearest
+from tome_lightning.arguments import check_output, nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
 from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
@@ -20,6 +20,7 @@ from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
 from tome_lightning.commands.loaded import LoadedModel, load_model
+from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, token_counts
 
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}

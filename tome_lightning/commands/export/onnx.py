@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.export.check import Difference, Probe, compare
 from tome_lightning.commands.export.program import trace
+from tome_lightning.errors import UsageError
 from tome_lightning.tome import ToMeViT
 from tome_lightning.tome.static import MergedForInference
 

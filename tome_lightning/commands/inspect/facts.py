@@ -17,7 +17,8 @@ from checkpoints.notes import exported
 from checkpoints.reading import read
 from checkpoints.report import describe_sets
 from checkpoints.sources import SOURCES, weights_dir
-from tome_lightning.arguments import UsageError, read_yaml
+from tome_lightning.arguments import read_yaml
+from tome_lightning.errors import UsageError
 from tome_lightning.trainer.checkpoint_file import (
     CheckpointFileError,
     MalformedRunError,

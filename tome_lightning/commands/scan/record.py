@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.scan.workers import Outcome
+from tome_lightning.errors import UsageError
 
 
 class Record:

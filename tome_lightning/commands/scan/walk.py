@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from tqdm import tqdm
 
 from datamodules.workers import usable_cores
-from tome_lightning.arguments import UsageError, nearest
+from tome_lightning.arguments import nearest
 from tome_lightning.commands.scan.manifest import BAD, GOOD, Manifest
 from tome_lightning.commands.scan.record import Record
 from tome_lightning.commands.scan.workers import Job, Outcome, Task, check_all
+from tome_lightning.errors import UsageError
 from tome_lightning.screen import say
 from tome_lightning.version import __version__
 

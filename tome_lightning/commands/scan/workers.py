@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UsageError
 
 LONGEST_REASON = 300  # characters
 READY = "ready"

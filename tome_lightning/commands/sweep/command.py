@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import UsageError, VerbParser, check_output
+from tome_lightning.arguments import VerbParser, check_output
+from tome_lightning.errors import UsageError
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.benchmark.bench import find_device
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.rows import Settings
@@ -22,6 +21,7 @@ from tome_lightning.commands.r_words import r_text
 from tome_lightning.commands.recipe_model import DTYPES
 from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_but_bar
 from tome_lightning.commands.sweep.rows import SweepRow
+from tome_lightning.errors import UsageError
 from tome_lightning.run.failures import users_mistake
 from tome_lightning.screen import say
 from tome_lightning.tome import R, ToMeViT, layer_plan
@@ -164,7 +164,7 @@ class _Sweep:
         merged = [i for i, row in enumerate(self.rows) if not row.dense]
         settings = Settings(
             r=tuple(self.rows[i].r for i in merged), mode="forward", dtype=dtype, device=device,
-            compile=module.compiles, prop_attn=model.prop_attn, rounds=rounds,
+            compile=module.hparams["compile"], prop_attn=model.prop_attn, rounds=rounds,
         )  # fmt: skip
         loaded = LoadedModel(self.rows[0].name, model, module.input, task=module.task)
         for i, timed in zip([0, *merged], measure(loaded, settings, batch), strict=True):
@@ -186,7 +186,7 @@ def _planned(prepared: PreparedSweep, rs: Sequence[R], name: str | None) -> list
     module, model = prepared.model, prepared.model.model
     tokens, nothing = model.num_tokens, (0,) * model.depth
     dense = macs(model, nothing, tokens).total
-    checkpoint = str(prepared.ckpt_path or module.checkpoint)
+    checkpoint = str(prepared.ckpt_path or module.hparams["checkpoint"])
     rows = []
     for r in rs:
         plan = layer_plan(r, model.depth, tokens, model.num_prefix)

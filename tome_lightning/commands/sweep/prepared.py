@@ -11,9 +11,9 @@ from typing import Any
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.commands.prepared import Prepared, callback_of
+from tome_lightning.errors import UsageError
 from tome_lightning.run.record import RunRecord
 from tome_lightning.screen import quiet
 from tome_lightning.tome import R

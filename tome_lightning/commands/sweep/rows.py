@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.bounds import read_json
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.r_words import r_text
+from tome_lightning.errors import UsageError
 from tome_lightning.tome import R
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pictures
 
-from tome_lightning.arguments import UsageError, check_output
+from tome_lightning.arguments import check_output
 from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.commands.visualize.drawing import Pixels
 from tome_lightning.commands.visualize.groups import Groups, trace_groups
 from tome_lightning.commands.visualize.layout import clip_film, clip_page, image_page
 from tome_lightning.commands.visualize.reading import Example, check_files, read_example
 from tome_lightning.commands.visualize.sound import figure_pixels, sound_figure
+from tome_lightning.errors import UsageError
 from tome_lightning.inputs import Clip, Input, Spectrogram
 from tome_lightning.tome import R
 from tome_lightning.tome.plan import check_possible

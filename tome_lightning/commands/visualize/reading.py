@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tome_lightning.arguments import UsageError
 from tome_lightning.commands.loaded import LoadedModel
+from tome_lightning.errors import UsageError
 from tome_lightning.inputs import Clip, Image, Input, Spectrogram
 
 DECODE_SECONDS = 120.0
