@@ -188,7 +188,7 @@ def test_one_process_agrees_with_itself():
     agreement = Agreement()
     assert agreement.exchange(torch.tensor([0, 3])) == [0.0, 3.0]
     assert agreement.exchange(torch.tensor([True]), wait=True) == [1.0]
-    assert agreement.settle() == []
+    assert agreement.finish() == []
 
 
 @pytest.mark.gpu
@@ -197,4 +197,4 @@ def test_on_cuda_an_answer_comes_one_step_later():
     assert agreement.exchange(torch.tensor([1.0], device="cuda")) == [0.0]
     assert agreement.exchange(torch.tensor([2.0], device="cuda")) == [1.0]
     assert agreement.exchange(torch.tensor([5.0], device="cuda"), wait=True) == [5.0]
-    assert agreement.settle() == [2.0]
+    assert agreement.finish() == [2.0]

@@ -171,7 +171,7 @@ class Late(Agreement):
         before, self.before = self.before, now
         return before or [0.0] * len(now)
 
-    def settle(self) -> list[float]:
+    def finish(self) -> list[float]:
         before, self.before = self.before, None
         return before or []
 

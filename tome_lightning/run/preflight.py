@@ -21,7 +21,7 @@ OURS = ("lightning", "tome_lightning", "pytorch_lightning")  # whose callbacks' 
 
 
 def check_options(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning takes without looking, and what it would be given in vain.
+    """Refuse numbers that Lightning does not check, and options that would have no effect.
 
     Args:
         trainer: The trainer's options.

@@ -16,7 +16,7 @@ WAYS_OUT = (
 
 
 def out_of_memory(error: BaseException | None) -> str | None:
-    """What to tell a user whose device has no memory left; None for another error.
+    """The message for a user whose device has no memory left; None for another error.
 
     Args:
         error: What was raised, or what lies behind it.
@@ -32,7 +32,7 @@ def out_of_memory(error: BaseException | None) -> str | None:
 
 
 def asked_for(error: BaseException) -> str | None:
-    """Which memory is at its end, and what was asked of it, in words; None for another error."""
+    """Which memory is used up, and how much more was asked for; None for another error."""
     words = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         asked = re.search(r"Tried to allocate ([\d.]+ \wiB)", words)

@@ -1,4 +1,4 @@
-"""Where a run stands, and how Lightning is told to go on from there.
+"""How far a run has come, and the state that makes Lightning go on from there.
 
 Lightning saves the counters of its loops as they are in whatever hook a checkpoint is written from, and
 guesses on resuming which hook that was. Saved after the last batch of an epoch it skips the validation
@@ -32,7 +32,7 @@ PACE = {"scheduled", "first_batches", "first_accumulate"}  # later than the othe
 
 @dataclass(frozen=True)
 class Progress:
-    """What of a run is done, always to the end of an optimizer step.
+    """How far a run has come, in whole optimizer steps.
 
     Attributes:
         epoch: The epoch that `batches` counts in, 0 the first.
@@ -83,7 +83,10 @@ class Progress:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts states of one run by how far it had come; a validation is soon taken again."""
+        """A key that sorts the states of one run by how far it had come.
+
+        A validation that was under way does not count: it is quickly repeated.
+        """
         return self.steps, self.epoch
 
     @classmethod

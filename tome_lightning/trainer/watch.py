@@ -1,4 +1,4 @@
-"""A process that leaves a run tells the others why, and none waits for it.
+"""A process that leaves a run publishes why, so that no other one waits for it.
 
 The word passes through the store by which the processes have found each other. It needs no collective,
 and no socket of gloo or NCCL to close: those of a process that sits in its own tear-down stay open, and
@@ -49,7 +49,7 @@ class Notice(NamedTuple):
 
     @property
     def signum(self) -> int:
-        """The signal of a stop, 0 for a failure."""
+        """The signal that stopped the process; 0 if it failed."""
         return max(0, self.code - 128)
 
 
@@ -81,14 +81,14 @@ def connect(seconds: float = 5.0) -> Store | None:
 
 
 def publish(store: Store | None, notice: Notice) -> None:
-    """Write a notice where there is none yet: the first to leave has the cause."""
+    """Write a notice where there is none yet: the first process to leave knows the cause."""
     with contextlib.suppress(RuntimeError):
         if store is not None:
             store.compare_set(KEY, "", json.dumps(notice))
 
 
 def published(store: Store) -> Notice | None:
-    """The notice that is there.
+    """The notice that a process has published; None if there is none.
 
     Raises:
         RuntimeError: The store is gone.
@@ -229,7 +229,7 @@ class Watch:
 
 
 def wait_for_parent(parent: int, seconds: float) -> None:
-    """Wait until the parent process is gone, so long at most."""
+    """Wait until the parent process is gone, for at most so many seconds."""
     until = time.monotonic() + seconds
     while os.getppid() == parent and time.monotonic() < until:
         time.sleep(0.1)
@@ -241,13 +241,13 @@ def first_of_machine() -> bool:
 
 
 def because(rank: int, notice: Notice) -> str:
-    """Why a process stops with another; the reason is told once a machine."""
+    """Why a process stops with another; without the reason on the machine that has printed it."""
     why = f": {notice.reason}" if notice.node != node() else ", which has told why"
     return f"process {rank} stops, because process {notice.rank} has left{why}"
 
 
 def exit_now(code: int) -> None:
-    """End this process without a part in any tear-down, which may wait for processes that are gone."""
+    """End this process at once: an ordinary tear-down may wait for processes that are gone."""
     end_workers()
     with contextlib.suppress(Exception):
         release()

@@ -100,7 +100,7 @@ def _parser() -> VerbParser:
 
 
 def _check(given: argparse.Namespace, others: Sequence[str]) -> None:
-    """Refuse what needs no model to be refused."""
+    """Refuse contradicting options before a model is built."""
     recipe = any(word.split("=")[0] in ("--recipe", "--config", "-c") for word in others)
     if given.model is None and not recipe:
         raise UsageError("benchmark needs --model NAME (timm's) or --recipe NAME|FILE.")

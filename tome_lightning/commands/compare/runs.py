@@ -1,4 +1,4 @@
-"""Runs side by side, from their ``summary.json``: what ``compare`` tells."""
+"""Runs side by side, from their ``summary.json``: what ``compare`` shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FACTS: dict[str, Any] = {  # of environment.json
 
 
 class RunSummary(NamedTuple):
-    """A run as its directory tells of it.
+    """What a run's directory says of it.
 
     Attributes:
         name: Its directory, as given.

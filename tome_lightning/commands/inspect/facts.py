@@ -1,4 +1,4 @@
-"""What a checkpoint is, without running anything in it: what ``inspect`` tells."""
+"""What a checkpoint is, without running anything in it: what ``inspect`` shows."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def _of_parts(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """What a file may have put there, if it is what we put there."""
+    """A value out of a file if it is a mapping, as in our own files; else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 

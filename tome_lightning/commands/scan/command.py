@@ -19,7 +19,7 @@ __all__ = ["main", "scan"]
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb; nothing is wrong with it whatever the files are like.
+    """Run the verb; bad files are a result, not a failure.
 
     Args:
         argv: The command line after `scan`.
