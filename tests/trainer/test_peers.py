@@ -18,6 +18,7 @@ from tome_lightning.arguments import UsageError
 from tome_lightning.trainer import peers, watch
 from tome_lightning.trainer.agreement import Agreement
 from tome_lightning.trainer.peers import LOST, Peers, lost_peer
+from tome_lightning.trainer.saving import STOPPED, SaveLast
 from tome_lightning.trainer.signals import RunStopped
 from tome_lightning.trainer.watch import Notice, published
 
@@ -145,6 +146,29 @@ def test_a_process_that_fails_says_why_where_all_can_read_it(second, error, code
     assert store is not None
     assert published(store) == (None if reason is None else Notice(1, 0, code, reason))
     ours.teardown(trainer, SimpleNamespace(), "fit")
+
+
+def test_who_has_lost_one_that_was_stopped_notes_the_stop_for_a_scheduler(second, tmp_path, capfd):
+    """The other one stopped in a validation, and this one waited for its part of a metric."""
+    ours, save = Peers(), SaveLast()
+    save.folder = tmp_path / "checkpoints"
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(checkpoint_io=None), callbacks=[save], is_global_zero=True,
+        global_step=7, state=SimpleNamespace(fn="fit"), world_size=2,
+    )  # fmt: skip
+    ours.setup(trainer, SimpleNamespace(), "fit")
+    ours.on_exception(trainer, SimpleNamespace(), LOST_ONE)
+    assert not (tmp_path / STOPPED).exists()  # not stopped: killed
+    watch.tell(watch.connect(), Notice(0, 0, 138, "stopped by SIGUSR1"))
+    ours.on_exception(trainer, SimpleNamespace(), LOST_ONE)
+    assert (tmp_path / STOPPED).read_text() == "Stopped by SIGUSR1 at step 7\n"
+    assert peers.follow(LOST_ONE) == 138
+    assert "error" not in capfd.readouterr().err
+    assert ours.watch is not None
+    assert ours.watch.noted is not None
+    (tmp_path / STOPPED).unlink()
+    ours.watch.noted(signal.SIGUSR1)  # by the thread, where the main one hangs
+    assert (tmp_path / STOPPED).exists()
 
 
 def test_who_has_lost_another_one_leaves_with_its_code(second, capfd):

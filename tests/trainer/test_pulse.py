@@ -54,6 +54,7 @@ def test_who_has_not_begun_or_is_done_is_not_missed():
     second.beat()
     first.beat()
     second.end()
+    second.beat()  # of the thread that watches, which was about to
     for _ in range(2 * LOOKS):
         assert first.beat() is None
     again = Pulse(1, store)  # another fit of the same process

@@ -92,6 +92,17 @@ def test_a_process_leaves_when_the_one_with_the_store_is_gone(capfd):
     assert "is gone" in capfd.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_stop_is_noted_where_the_main_thread_hangs(server, tmp_path):
+    def hang() -> None:
+        noted = (tmp_path / "noted").write_text
+        Watch(0, watch.connect(), ask=lambda signum: None, noted=lambda signum: noted(str(signum)))
+
+    tell(watch.connect(), Notice(1, 0, 138, "stopped by SIGUSR1"))
+    assert forked(hang) == 138
+    assert (tmp_path / "noted").read_text() == "10"
+
+
 @pytest.fixture
 def short(monkeypatch) -> None:
     """Signs of life five times a second, missed after one."""
@@ -118,6 +129,7 @@ def test_a_process_that_is_gone_without_a_word_is_missed(server, capfd):
 def test_processes_that_are_busy_or_done_are_not_missed(server):
     def busy() -> None:
         first, second, third = (Watch(rank, watch.connect()) for rank in range(3))
+        watch.time.sleep(0.6)
         third.end()
         watch.time.sleep(1.8)
         os._exit(7 if first.notice is second.notice is None else 8)

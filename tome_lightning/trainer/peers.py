@@ -91,12 +91,17 @@ class Peers(Callback):
         self.mistake = mistake or (lambda error: None)
         self.watch: Watch | None = None
         self._signals: StopSignals | None = None
+        self._note_stop: Callable[[int], object] | None = None
         if agent_has_store():  # others may fail before this one has come to its group
             self._begin()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        stops = (getattr(one, "signals", None) for one in getattr(trainer, "callbacks", ()))
-        self._signals = next((stop for stop in stops if isinstance(stop, StopSignals)), None)
+        for one in getattr(trainer, "callbacks", ()):
+            if isinstance(getattr(one, "signals", None), StopSignals):
+                self._signals, self._note_stop = (
+                    one.signals,
+                    partial(one.stopped_elsewhere, trainer),
+                )
         if self.watch is None and (started_by_first() or one_of_several()):
             self._begin()
 
@@ -109,6 +114,9 @@ class Peers(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.leave(exception)
+        notice = self.watch.last_word() if self.watch and lost_peer(exception) else None
+        if notice is not None and notice.signum:
+            self._noted(notice.signum)
         started: list[Any] = getattr(getattr(trainer.strategy, "launcher", None), "procs", [])
         if not started:
             return
@@ -142,12 +150,16 @@ class Peers(Callback):
     def _begin(self) -> None:
         attached = started_by_first() or "TORCHELASTIC_RUN_ID" in os.environ
         store = connect() if one_of_several() else None
-        self.watch = Watch(rank(), store, os.getppid() if attached else 0, self._ask)
+        self.watch = Watch(rank(), store, os.getppid() if attached else 0, self._ask, self._noted)
         _watches.append(self.watch)
 
     def _ask(self, signum: int) -> None:
         if self._signals is not None and not self._signals.received:
             self._signals.received = signum
+
+    def _noted(self, signum: int) -> None:
+        if self._note_stop is not None:
+            self._note_stop(signum)
 
 
 def follow(error: BaseException) -> int | None:
@@ -165,7 +177,7 @@ def follow(error: BaseException) -> int | None:
                 Notice(rank(), node(), 1, f"it has lost another one: {reason}"), lambda: None
             )
         return 1
-    if first_of_machine():
+    if first_of_machine() and not notice.signum:  # a stop is told as one
         complain(because(rank(), notice))
     return 0 if notice.signum and started_by_first() else notice.code
 

@@ -8,6 +8,8 @@ that watches: one whose main thread is busy, in a collective or a compiler, give
 
 from __future__ import annotations
 
+import threading
+
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 BEAT = 5.0  # seconds between two signs
@@ -28,6 +30,8 @@ class Pulse:
     def __init__(self, rank: int, store: Store) -> None:
         self.rank, self.store = rank, store
         self._beats = 0
+        self._over = False
+        self._one = threading.Lock()  # no sign comes after the last word
         self._seen: dict[
             int, tuple[bytes, int]
         ] = {}  # last sign, and how often it was the last one
@@ -41,8 +45,11 @@ class Pulse:
         Raises:
             RuntimeError: The store is gone.
         """
-        self._beats += 1
-        self.store.set(_key(self.rank), str(self._beats))
+        with self._one:
+            if self._over:
+                return None
+            self._beats += 1
+            self.store.set(_key(self.rank), str(self._beats))
         for other in (self.rank - 1, self.rank + 1):
             if other >= 0 and self.store.check([_key(other)]) and self._misses(other):
                 return other
@@ -50,7 +57,9 @@ class Pulse:
 
     def end(self) -> None:
         """Say that the run is over for this process, and no sign will follow."""
-        self.store.set(_key(self.rank), OVER.decode())
+        with self._one:
+            self._over = True
+            self.store.set(_key(self.rank), OVER.decode())
 
     def _misses(self, other: int) -> bool:
         sign = self.store.get(_key(other))

@@ -218,6 +218,12 @@ class SaveLast(Callback):
                 f"Saved step {trainer.global_step}: go on with --resume {typed(self.path(trainer))}"
             )
 
+    def stopped_elsewhere(self, trainer: Trainer, signum: int) -> None:
+        """Another process has stopped in a validation, before which all had saved, and this one cannot
+        come to its own next batch: it waits for the other one, or has failed to.
+        """
+        self._stopped(trainer, signum)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.signals.restore()
 

@@ -104,6 +104,7 @@ class Watch:
         store: The run's; None for one that has none.
         parent: The process that must be there; 0 for none.
         ask: Called with a signal's number once another process has been stopped by it.
+        noted: Called with it where the main thread does not come to act on it.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class Watch:
         store: Store | None,
         parent: int = 0,
         ask: Callable[[int], None] | None = None,
+        noted: Callable[[int], None] | None = None,
     ) -> None:
-        self.rank, self.store, self.parent, self.ask = rank, store, parent, ask
+        self.rank, self.store, self.parent = rank, store, parent
+        self.ask, self.noted = ask, noted
         self.notice: Notice | None = None
         self.leaving: Notice | None = None  # of this process
         self.trouble: Callable[[], None] | None = (
@@ -198,6 +201,8 @@ class Watch:
             self.ask(notice.signum)
         if self._left_by_itself(GRACE):
             return
+        if notice.signum and self.noted is not None:
+            self.noted(notice.signum)
         if first_of_machine():
             complain(because(self.rank, notice))
         begun_by_first = self.parent and "RANK" not in os.environ
