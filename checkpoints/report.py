@@ -37,8 +37,8 @@ class LoadReport:
     def brief(self) -> str:
         """What was loaded, in a line."""
         aside = [which for which in self.held if which != self.taken]
-        told = f", without its {WORDS[aside[0]]} ({self.held[aside[0]]})" if aside else ""
-        return f"{self.source}: {self.family}, {self.kind}{told}"
+        rest = f", without its {WORDS[aside[0]]} ({self.held[aside[0]]})" if aside else ""
+        return f"{self.source}: {self.family}, {self.kind}{rest}"
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.family}, {self.kind}"]

@@ -347,8 +347,8 @@ class LabelledData(LightningDataModule, ABC):
         batch_size = self.batch_size if train else max(1, self.eval_batch_size // self.views(split))
         batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
         workers = min(self.workers, batches)
-        if told := started_of(self.num_workers, self._cores, batches):
-            rank_zero_info(f"{split}: {told}")
+        if message := started_of(self.num_workers, self._cores, batches):
+            rank_zero_info(f"{split}: {message}")
         return Loader(
             samples,
             batch_size=batch_size,
@@ -399,9 +399,9 @@ class LabelledData(LightningDataModule, ABC):
     def _warn_of_few_workers(self) -> None:
         # Lightning itself warns of 0 or 1
         known = self.trainer is not None and self.num_workers < 2
-        told = too_few_workers(self.num_workers, self._cores)
-        if told and self.epoch_length >= BIG and not known:
-            rank_zero_warn(told)
+        message = too_few_workers(self.num_workers, self._cores)
+        if message and self.epoch_length >= BIG and not known:
+            rank_zero_warn(message)
 
 
 def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files:
@@ -420,11 +420,11 @@ def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files
         return files
     bad = read_bad_files(Path(exclude).expanduser())
     kept = files.without(bad)
-    told = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
+    message = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
     if split == "train" and bad and len(kept) == len(files):
-        rank_zero_warn(f"{told}, though it names {len(bad)} files: was it made for this root?")
+        rank_zero_warn(f"{message}, though it names {len(bad)} files: was it made for this root?")
     else:
-        rank_zero_info(told)
+        rank_zero_info(message)
     if not len(kept):
         raise DataError(f"{exclude} leaves out all {len(files)} {what} of {split}")
     return kept

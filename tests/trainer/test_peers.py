@@ -159,7 +159,7 @@ def test_who_has_lost_one_that_was_stopped_notes_the_stop_for_a_scheduler(second
     ours.setup(trainer, SimpleNamespace(), "fit")
     ours.on_exception(trainer, SimpleNamespace(), LOST_ONE)
     assert not (tmp_path / STOPPED).exists()  # not stopped: killed
-    watch.tell(watch.connect(), Notice(0, 0, 138, "stopped by SIGUSR1"))
+    watch.publish(watch.connect(), Notice(0, 0, 138, "stopped by SIGUSR1"))
     ours.on_exception(trainer, SimpleNamespace(), LOST_ONE)
     assert (tmp_path / STOPPED).read_text() == "Stopped by SIGUSR1 at step 7\n"
     assert peers.follow(LOST_ONE) == 138

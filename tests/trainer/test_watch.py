@@ -98,7 +98,7 @@ def test_a_stop_is_noted_where_the_main_thread_hangs(server, tmp_path):
         noted = (tmp_path / "noted").write_text
         Watch(0, watch.connect(), ask=lambda signum: None, noted=lambda signum: noted(str(signum)))
 
-    tell(watch.connect(), Notice(1, 0, 138, "stopped by SIGUSR1"))
+    publish(watch.connect(), Notice(1, 0, 138, "stopped by SIGUSR1"))
     assert forked(hang) == 138
     assert (tmp_path / "noted").read_text() == "10"
 
