@@ -343,8 +343,8 @@ class LabelledData(LightningDataModule, ABC):
         batch_size = self.batch_size if train else max(1, self.eval_batch_size // self.views(split))
         batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
         workers = min(self.workers, batches)
-        if told := started_of(self.num_workers, self._cores, batches):
-            rank_zero_info(f"{split}: {told}")
+        if message := started_of(self.num_workers, self._cores, batches):
+            rank_zero_info(f"{split}: {message}")
         return Loader(
             samples,
             batch_size=batch_size,
@@ -395,6 +395,6 @@ class LabelledData(LightningDataModule, ABC):
     def _warn_of_few_workers(self) -> None:
         # Lightning itself warns of 0 or 1
         known = self.trainer is not None and self.num_workers < 2
-        told = too_few_workers(self.num_workers, self._cores)
-        if told and self.epoch_length >= BIG and not known:
-            rank_zero_warn(told)
+        message = too_few_workers(self.num_workers, self._cores)
+        if message and self.epoch_length >= BIG and not known:
+            rank_zero_warn(message)

@@ -359,11 +359,11 @@ def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files
         return files
     bad = read_bad_files(Path(exclude).expanduser())
     kept = files.without(bad)
-    told = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
+    message = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
     if split == "train" and bad and len(kept) == len(files):
-        rank_zero_warn(f"{told}, though it names {len(bad)} files: was it made for this root?")
+        rank_zero_warn(f"{message}, though it names {len(bad)} files: was it made for this root?")
     else:
-        rank_zero_info(told)
+        rank_zero_info(message)
     if not len(kept):
         raise DataError(f"{exclude} leaves out all {len(files)} {what} of {split}")
     return kept

@@ -65,10 +65,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """The same random numbers whichever tests ran before; torch only once something imported it."""
+    """The same random numbers whichever tests ran before, and sums in one order.
+
+    torch only once something imported it; each test anew, since a run sets its threads.
+    """
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TOME_LIGHTNING_RUN_DIR"):
         os.environ.pop(name, None)  # a run leaves them to the processes it starts
     random.seed(0)
     np.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+        torch.set_num_threads(1)

@@ -368,7 +368,7 @@ class FineTune(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fitting:
-            self.guard.settle(Path(self.trainer.default_root_dir))
+            self.guard.check_last(Path(self.trainer.default_root_dir))
         checkpoint["tome_lightning"] = {
             "progress": self.resume.progress(self.trainer) if self._fitting else None,
             # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.

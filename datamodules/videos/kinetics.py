@@ -312,14 +312,14 @@ class Kinetics400(LabelledData):
                 f"{self.root}; set data.root, or data.{split}_list"
             )
         labels = match_folders(folder, found, self.class_names)
-        files, told = folder_listed_once(
+        files, left_out = folder_listed_once(
             Path(self.root), name, labels, VIDEO_EXTENSIONS, self.asked
         )
-        if told:
-            rank_zero_warn(f"{folder}: {told}")
+        if left_out:
+            rank_zero_warn(f"{folder}: {left_out}")
         if not len(files):
             raise DataError(
-                f"{folder}: the class folders hold no video; {told or 'they are empty'}"
+                f"{folder}: the class folders hold no video; {left_out or 'they are empty'}"
             )
         missing = self.num_classes - len(np.unique(files.labels))
         if missing:

@@ -12,9 +12,8 @@ from tome_lightning.errors import UserError
 from tome_lightning.trainer.exact_resume import ExactResume
 from tome_lightning.trainer.loss_guard import LossGuard
 
-from ..runs.test_exact_resume import Session, one_thread
+from ..runs.test_exact_resume import Session
 
-__all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and", "ignore:.*in eval mode"
 )

@@ -9,7 +9,7 @@ from torch.nn.attention import _cur_sdpa_kernel_backends
 
 import tome_lightning.commands.benchmark.measure as measuring
 from tome_lightning.commands.benchmark import benchmark, profiling
-from tome_lightning.commands.benchmark.bench import find_device, settle
+from tome_lightning.commands.benchmark.bench import find_device, resolve_settings
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.rows import Settings
 from tome_lightning.commands.benchmark.timm_model import from_timm
@@ -206,9 +206,9 @@ def test_a_recipes_repeats_are_in_its_batch_and_its_weights_are_not_needed(monke
     assert case.batch_size == 8
     assert case.dtype == "bfloat16"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert settle(case, CPU).dtype == "float32"
+    assert resolve_settings(case, CPU).dtype == "float32"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert settle(case, CPU).dtype == "bfloat16"
+    assert resolve_settings(case, CPU).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -228,19 +228,19 @@ def test_r_is_written_in_many_ways(text, r):
 
 def test_the_default_r_is_the_recipes_or_merges_nearly_all():
     case = _case()
-    assert settle(case, CPU).r == (64 // 4,)
+    assert resolve_settings(case, CPU).r == (64 // 4,)
     case.model.r = 3
-    assert settle(case, CPU).r == (3,)
+    assert resolve_settings(case, CPU).r == (3,)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_runs():
     case = _case()
     with pytest.raises(PlanError, match="at most 32"):
-        settle(case, CPU, r=(33,))
+        resolve_settings(case, CPU, r=(33,))
     with pytest.raises(ValueError, match="merges something"):
-        settle(case, CPU, r=(0,))
+        resolve_settings(case, CPU, r=(0,))
     with pytest.raises(ValueError, match="float32, bfloat16, float16"):
-        settle(case, CPU, dtype="int8")
+        resolve_settings(case, CPU, dtype="int8")
     with pytest.raises(ValueError, match="auto, cpu, cuda"):
         find_device("tpu")
 

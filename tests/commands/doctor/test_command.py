@@ -15,7 +15,7 @@ import recipes
 from datamodules.base import LabelledData
 from datamodules.videos.moving_digits import write_moving_digits
 from tome_lightning.__main__ import main as command_line
-from tome_lightning.commands.doctor import Finding, Status, check_machine, machine, tell
+from tome_lightning.commands.doctor import Finding, Status, check_machine, format_findings, machine
 from tome_lightning.commands.doctor.command import doctor
 from tome_lightning.commands.doctor.findings import survive
 
@@ -49,7 +49,7 @@ def test_this_machine_runs_what_its_tests_run(found: list[Finding]):
 
 def test_each_line_that_is_not_ok_says_what_to_do(found: list[Finding]):
     assert all(f.remedy for f in found if f.status is not Status.OK)
-    text = tell(found)
+    text = format_findings(found)
     assert text.count("\n") >= len(found)
     assert f"{sum(f.status is Status.OK for f in found)} ok" in text.splitlines()[-1]
 
