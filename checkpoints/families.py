@@ -1,4 +1,4 @@
-"""The families of checkpoints: how each is told from the others, and what it was trained with.
+"""The families of checkpoints: how each is recognised, and what it was trained with.
 
 A family is a module with `NAME`, `matches` and `convert`; a new one is a file and its place in
 `LAYOUTS`. `tome`, the released models trained with token merging, has the layout of the model it

@@ -39,12 +39,12 @@ class LoadReport:
     def brief(self) -> str:
         """What was loaded, in a line."""
         aside = [which for which in self.held if which != self.taken]
-        told = f", without its {WORDS[aside[0]]} ({self.held[aside[0]]})" if aside else ""
-        return f"{self.source}: {self.family}, {self.kind}{told}"
+        rest = f", without its {WORDS[aside[0]]} ({self.held[aside[0]]})" if aside else ""
+        return f"{self.source}: {self.family}, {self.kind}{rest}"
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.family}, {self.kind}"]
-        if sets := told_sets(self.taken, self.held):
+        if sets := describe_sets(self.taken, self.held):
             lines.append(f"  weights  {sets}")
         lines.append(f"  matched  {len(self.matched):4d}")
         for what in ("new", "reshaped", "dropped"):
@@ -55,7 +55,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def told_sets(taken: Which, held: Mapping[Which, str]) -> str:
+def describe_sets(taken: Which, held: Mapping[Which, str]) -> str:
     """Which of two sets of weights was taken and how to take the other; "" of a file with one."""
     others = [which for which in held if which != taken]
     if not others:

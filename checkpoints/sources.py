@@ -225,7 +225,7 @@ def fetch(source: Source) -> Path:
     """The path of a source's file: the copy in `weights_dir()`, or a fresh download into it.
 
     Of several processes that ask for it one downloads, and the others wait for it; where it fails, so do
-    they. The SHA-256 of a download is told: of most files no more than six hex digits of an MD5 are
+    they. The SHA-256 of a download is printed: of most files no more than six hex digits of an MD5 are
     published, for which a forged file is made in seconds, so that a lab has to pin its own.
 
     Raises:

@@ -59,7 +59,7 @@ def fit_tables(file: _Weights, own: _Weights, grid: _Grid) -> _Fitted:
         The weights, and of each table that had to be made anew how, in words.
 
     Raises:
-        CheckpointError: a table of another size whose own grid cannot be told.
+        CheckpointError: a table of another size whose own grid is not known.
     """
     tables, notes = _FITS[positions_of(file), positions_of(own)](file, own, grid)
     others = {name: value for name, value in file.items() if name not in _tables(file)}
@@ -75,10 +75,10 @@ def fit_mel_table(
         file: weights under timm's names.
         own: the model's state dict.
         grid: the model's patches over time and over the mels.
-        known: the file's, where they can be told.
+        known: the file's, where they are known.
 
     Raises:
-        CheckpointError: the file's patches over the mels are others, or cannot be told.
+        CheckpointError: the file's patches over the mels are others, or not known.
     """
     theirs, ours = file.get("pos_embed"), own.get("pos_embed")
     if theirs is None or ours is None:

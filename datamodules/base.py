@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, signature
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -16,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from datamodules.errors import DataError, require
-from datamodules.filelist import LabelledFiles, read_bad_files
 from datamodules.leaving import outlive_signals
 from datamodules.loader import EpochSampler, Loader, flatten_repeats
 from datamodules.samples import Key, Samples
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "LabelledData"]
 
-Files = TypeVar("Files", bound=LabelledFiles)
 BIG = 10_000  # samples from which too few workers are worth a warning
 SPLITS: dict[str | None, tuple[str, ...]] = {
     None: ("train", "val", "test"),
@@ -105,8 +102,7 @@ class LabelledData(LightningDataModule, ABC):
         self.head_classes: int | None = None
         self.cores: int | None = None
         self.on_device: DeviceTransform | None = None  # None: pixels leave the loader as they are
-        whole = "batch_size eval_batch_size num_workers prefetch_factor max_retries"
-        for name in whole.split():
+        for name in "batch_size eval_batch_size num_workers prefetch_factor max_retries".split():
             value = getattr(self, name)
             require(name, value, isinstance(value, int), "a whole number")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
@@ -347,8 +343,8 @@ class LabelledData(LightningDataModule, ABC):
         batch_size = self.batch_size if train else max(1, self.eval_batch_size // self.views(split))
         batches = len(sampler) // batch_size + (not train and len(sampler) % batch_size > 0)
         workers = min(self.workers, batches)
-        if told := started_of(self.num_workers, self._cores, batches):
-            rank_zero_info(f"{split}: {told}")
+        if message := started_of(self.num_workers, self._cores, batches):
+            rank_zero_info(f"{split}: {message}")
         return Loader(
             samples,
             batch_size=batch_size,
@@ -399,32 +395,6 @@ class LabelledData(LightningDataModule, ABC):
     def _warn_of_few_workers(self) -> None:
         # Lightning itself warns of 0 or 1
         known = self.trainer is not None and self.num_workers < 2
-        told = too_few_workers(self.num_workers, self._cores)
-        if told and self.epoch_length >= BIG and not known:
-            rank_zero_warn(told)
-
-
-def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files:
-    """The files of a split without the bad ones of a scan.
-
-    Args:
-        split: What messages call the split.
-        files: Its files.
-        exclude: JSON file that `scan` or a run has written; None for none.
-        what: What messages call the files, such as `videos`.
-
-    Raises:
-        DataError: `exclude` cannot be read, or leaves nothing.
-    """
-    if exclude is None:
-        return files
-    bad = read_bad_files(Path(exclude).expanduser())
-    kept = files.without(bad)
-    told = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
-    if split == "train" and bad and len(kept) == len(files):
-        rank_zero_warn(f"{told}, though it names {len(bad)} files: was it made for this root?")
-    else:
-        rank_zero_info(told)
-    if not len(kept):
-        raise DataError(f"{exclude} leaves out all {len(files)} {what} of {split}")
-    return kept
+        message = too_few_workers(self.num_workers, self._cores)
+        if message and self.epoch_length >= BIG and not known:
+            rank_zero_warn(message)

@@ -2,11 +2,11 @@
 
 
 class DataError(ValueError):
-    """A mistake in the data or its settings, told in one line: what, got, why, way out."""
+    """A mistake in the data or its settings, in one line: what, got, why, way out."""
 
 
 class WorkerError(RuntimeError):
-    """A loader process that was killed or has no memory left, told in one line with the ways out."""
+    """A loader process that was killed or has no memory left, in one line with the ways out."""
 
 
 def require(name: str, value: object, fine: bool, expected: str) -> None:

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from datamodules.csv_lines import LABEL_HEADER, path_and_label, unquoted
@@ -124,6 +125,9 @@ class LabelledFiles(ABC):
             raise IndexError(f"index {index} in a list of {len(self)} files")
         index %= len(self)
         return int(offsets[index]), int(offsets[index + 1])
+
+
+Files = TypeVar("Files", bound=LabelledFiles)
 
 
 class FileList(LabelledFiles):
@@ -337,6 +341,32 @@ def read_bad_files(path: Path) -> set[str]:
             f"data.exclude {path} is no result of `python -m tome_lightning scan` "
             f"({type(error).__name__}: {error}); it has `bad: [{{path, reason}}]`"
         ) from None
+
+
+def leave_out(split: str, files: Files, exclude: str | None, what: str) -> Files:
+    """The files of a split without the bad ones of a scan.
+
+    Args:
+        split: What messages call the split.
+        files: Its files.
+        exclude: JSON file that `scan` or a run has written; None for none.
+        what: What messages call the files, such as `videos`.
+
+    Raises:
+        DataError: `exclude` cannot be read, or leaves nothing.
+    """
+    if exclude is None:
+        return files
+    bad = read_bad_files(Path(exclude).expanduser())
+    kept = files.without(bad)
+    message = f"{exclude} leaves out {len(files) - len(kept)} of {len(files)} {what} of {split}"
+    if split == "train" and bad and len(kept) == len(files):
+        rank_zero_warn(f"{message}, though it names {len(bad)} files: was it made for this root?")
+    else:
+        rank_zero_info(message)
+    if not len(kept):
+        raise DataError(f"{exclude} leaves out all {len(files)} {what} of {split}")
+    return kept
 
 
 def read_names(path: Path) -> list[str]:

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.cache import cache_folder
-from datamodules.filelist import FileList, LabelledFiles, read_list, scan_folder
+from datamodules.filelist import FileList, Files, LabelledFiles, read_list, scan_folder
 from datamodules.walking import LeftOut
 from datamodules.witness import Witness, state
 
@@ -38,8 +38,6 @@ SOURCES = (
     "csv_lines", "filelist", "kept", "packed", "sounds/clip_finder", "sounds/lists", "sounds/reading",
     "sounds/rows", "sounds/tagged", "walking", "witness",
 )  # fmt: skip  # whoever changes how files are listed makes all that is kept void
-
-Files = TypeVar("Files", bound=LabelledFiles)
 
 
 class Listing(NamedTuple, Generic[Files]):

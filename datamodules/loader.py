@@ -118,8 +118,8 @@ class Loader(DataLoader[Any]):
         """The error that ends the run; None for one that is not ours to explain."""
         if isinstance(error, DataError):
             # a worker's error arrives with its traceback as text: keep what follows its name
-            told = re.split(r"^[\w.]*\bDataError: ", str(error).strip(), flags=re.MULTILINE)[-1]
-            return DataError(told)
+            message = re.split(r"^[\w.]*\bDataError: ", str(error).strip(), flags=re.MULTILINE)[-1]
+            return DataError(message)
         why = explained(error, workers, self.num_workers, self.prefetch_factor or 1)
         return None if why is None else WorkerError(why)
 

@@ -49,15 +49,15 @@ def files_to_predict(root: Path, folder: Path, extensions: tuple[str, ...], what
     found = sorted(
         files_below(folder, extensions, left_out), key=lambda path: path.replace(os.sep, "\0")
     )
-    told = left_out.describe()
+    why = left_out.describe()
     if not found:
         raise DataError(
-            f"{folder} holds no {what} to predict; {told or 'it is empty'}. Set data.root to a folder of "
+            f"{folder} holds no {what} to predict; {why or 'it is empty'}. Set data.root to a folder of "
             "them, or data.test_list to a list of paths"
         )
     rank_zero_info(
         f"predict: {folder} has neither a list nor class folders, so all {len(found):,} {what} below it "
-        f"are predicted{'; ' if told else ''}{told}"
+        f"are predicted{'; ' if why else ''}{why}"
     )
     start = os.path.join(root, "")
     return [path.removeprefix(start) for path in found]

@@ -67,10 +67,10 @@ class LeftOut:
             (len(self.folders), "hidden, thumbnail or system folders", _some(self.folders)),
             (len(self.links), "links to what is listed already", _some(self.links)),
         ]
-        told = [
+        reasons = [
             f"{count:,} {what}{names and f' ({names})'}" for count, what, names in parts if count
         ]
-        return f"left out: {'; '.join(told)}" if told else ""
+        return f"left out: {'; '.join(reasons)}" if reasons else ""
 
 
 def is_data(name: str) -> bool:

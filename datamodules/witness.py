@@ -74,7 +74,7 @@ def state(folder: str) -> State | None:
 
 
 def file_system(path: str) -> str:
-    """Type of the file system of a path, such as `ext4`; `an unknown file system` where none is told."""
+    """Type of the file system of a path, such as `ext4`; else `an unknown file system`."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:

@@ -40,7 +40,7 @@ def cores_of_each(masks: Sequence[Iterable[int]]) -> list[int]:
 
 
 def started_of(wanted: int, cores: int, batches: int) -> str | None:
-    """What to tell where fewer loader processes start than are asked for; None if all do."""
+    """The message where fewer loader processes start than are asked for; None if all do."""
     if wanted <= min(cores, batches):
         return None
     if batches <= cores:
@@ -53,7 +53,7 @@ def started_of(wanted: int, cores: int, batches: int) -> str | None:
 
 
 def too_few_workers(asked: int, cores: int) -> str | None:
-    """What to tell where cores lie idle that could load; None if that is not so."""
+    """The message where cores lie idle that could load; None if that is not so."""
     if asked >= min(4, cores // 2):
         return None
     return (
@@ -83,7 +83,7 @@ def _of_torch(handler: Any) -> bool:
 
 
 def explained(error: Exception, workers: list[Any], num_workers: int, prefetch: int) -> str | None:
-    """What to tell where a `DataLoader`'s workers were short of something; None for another error.
+    """The message where a `DataLoader`'s workers were short of something; None for another error.
 
     Args:
         error: What was raised.

@@ -57,7 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache a session: the digits are written once, and never to the home folder."""
-    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of the session, whose processes share the cache
+    folder = base / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOME_LIGHTNING_CACHE", str(folder))
         yield folder
@@ -65,10 +69,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """The same random numbers whichever tests ran before; torch only once something imported it."""
+    """The same random numbers whichever tests ran before, and sums in one order.
+
+    torch only once something imported it; each test anew, since a run sets its threads.
+    """
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TOME_LIGHTNING_RUN_DIR"):
         os.environ.pop(name, None)  # a run leaves them to the processes it starts
     random.seed(0)
     np.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+        torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and is not empty"
 )
 LOGGED = {"r", "tokens_out", "step_ms", "data_ms", "samples_per_s", "peak_mem_mib"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Noise(LightningDataModule):

@@ -124,13 +124,14 @@ def test_the_saved_config_is_a_recipe_of_the_same_run(run, trained):
 
 def test_testing_at_another_r_uses_it_and_says_so(run, trained):
     best = trained / "checkpoints" / "best.ckpt"
-    code, out, err = run("test", "--ckpt_path", best, "--model.r", 8, "--run-dir", "at8")
+    words = ["test", "--ckpt_path", best, "--trainer.limit_test_batches=1"]
+    code, out, err = run(*words, "--model.r", 8, "--run-dir", "at8")
     assert code == 0
     assert "model.r=8 (the checkpoint has 4)" in out
     assert "r=8" in err
     assert summary_of(Path("at8"))["plan"] == [8, 8, 8]
 
-    code, out, _ = run("test", "--ckpt_path", best, "--run_dir", "own")
+    code, out, _ = run(*words, "--run_dir", "own")
     assert code == 0
     assert "model.r=4" in out
     assert "Overruled" not in out
@@ -141,6 +142,7 @@ def test_command_line_beats_recipe_beats_checkpoint(run, trained):
     Path("mine.yaml").write_text("model:\n  r: 6\n  prop_attn: false\n")
     best = trained / "checkpoints" / "best.ckpt"
     words = ["validate", "--ckpt_path", best, "--recipe", "mine.yaml"]
+    words += ["--trainer.limit_val_batches=1"]
     assert run(*words, "--run_dir", "a")[0] == 0
     assert summary_of(Path("a"))["r"] == 6
     assert run(*words, "--model.r", 2, "--run_dir", "b")[0] == 0
@@ -676,7 +678,8 @@ def test_a_run_that_max_steps_ends_is_validated_whatever_the_interval(run):
 )
 def test_every_form_of_r_can_be_typed(run, trained, given, plan):
     best = trained / "checkpoints" / "best.ckpt"
-    code, _, err = run("validate", "--ckpt_path", best, "--model.r", given, "--run_dir", "typed")
+    words = ["validate", "--ckpt_path", best, "--trainer.limit_val_batches=1"]
+    code, _, err = run(*words, "--model.r", given, "--run_dir", "typed")
     assert code == 0, err
     assert summary_of(Path("typed"))["plan"] == plan
 

@@ -6,7 +6,6 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 VIT: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 SIZE: dict[str, Any] = {"img_size": 16, "patch_size": 4, **VIT}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """At this size threads cost more than they bring, and with one of them sums have one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Toy(LightningDataModule):

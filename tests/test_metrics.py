@@ -89,7 +89,7 @@ def test_a_score_that_is_no_number_makes_no_map(wrong: float) -> None:
 def test_scores_wait_on_the_cpu_in_at_least_float32_copied_many_at_a_time() -> None:
     metric = MacroAveragePrecision(8)
     copied = []
-    metric._settle = lambda settle=metric._settle: copied.append(metric._staged) or settle()  # type: ignore[method-assign]
+    metric._join_staged = lambda join=metric._join_staged: copied.append(metric._staged) or join()  # type: ignore[method-assign]
     for _ in range(2 * STAGED // 4096):
         metric.update(torch.zeros(512, 8, dtype=torch.bfloat16), torch.ones(512, 8))
     assert copied == [STAGED] * 2  # and not at each of a thousand updates

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.images.digits import write_digits
+from datamodules.sounds.sound_scenes import write_sound_scenes
+from datamodules.videos.moving_digits import write_moving_digits
 from tome_lightning.__main__ import main
 
 from .datamodules.audio_tree import write_tree
@@ -41,6 +44,19 @@ def commands() -> list[str]:
 OWN = [c for c in commands() if re.search(r"--data\.root (photos|clips|sounds)", c)]
 AFTER = [c for c in commands() if "runs/quickstart" in c]
 OTHERS = [c for c in commands() if c not in (*OWN, *AFTER)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_sets(cache_folder, tmp_path_factory):
+    """The quickstarts' clips and sounds, of which there are few; all of the digits."""
+    own = tmp_path_factory.mktemp("small")
+    write_digits(cache_folder / "digits")
+    (own / "digits").symlink_to(cache_folder / "digits")
+    write_moving_digits(own / "moving_digits", {"train": 2, "val": 1})  # of each motion
+    write_sound_scenes(own / "sound_scenes", {"train": 16, "val": 8})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOME_LIGHTNING_CACHE", str(own))
+        yield
 
 
 @pytest.fixture

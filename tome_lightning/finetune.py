@@ -34,6 +34,7 @@ from tome_lightning.trainer.batches import accumulate_to, check_accumulation, ef
 from tome_lightning.trainer.compiling import OneShape, compile_model, equal_parts
 from tome_lightning.trainer.exact_resume import ExactResume
 from tome_lightning.trainer.figures import at_each_batch, to_log
+from tome_lightning.trainer.lightning_internals import callbacks_of
 from tome_lightning.trainer.loss_guard import LossGuard
 from tome_lightning.trainer.optimizer import REFERENCE_BATCH, adamw, describe, lr_factor
 from tome_lightning.trainer.same_data import set_up_together
@@ -264,7 +265,7 @@ class FineTune(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         set_up_together(self)  # this is the last hook before the data module's own set-up
-        there = self.trainer.callbacks  # type: ignore[attr-defined]
+        there = callbacks_of(self.trainer)
         return [callback for callback in (self.resume, self.guard) if callback not in there]
 
     on_fit_start = on_fit_end = averages_to_device  # the strategy has moved the model
@@ -368,7 +369,7 @@ class FineTune(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fitting:
-            self.guard.settle(Path(self.trainer.default_root_dir))
+            self.guard.check_last(Path(self.trainer.default_root_dir))
         checkpoint["tome_lightning"] = {
             "progress": self.resume.progress(self.trainer) if self._fitting else None,
             # What these weights want when another run starts from them: see checkpoints.PROP_ATTN.

@@ -53,7 +53,7 @@ class MacroAveragePrecision(Metric):
         self.positive.append(y > 0.5)
         self._staged += scores.numel()
         if self._staged >= STAGED:
-            self._settle()
+            self._join_staged()
 
     def compute(self) -> Tensor:
         """The mAP, 0 to 1."""
@@ -73,7 +73,7 @@ class MacroAveragePrecision(Metric):
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather from all processes what is then all on the CPU."""
-        self._settle()
+        self._join_staged()
         super().sync(*args, **kwargs)
 
     def reset(self) -> None:
@@ -81,7 +81,7 @@ class MacroAveragePrecision(Metric):
         super().reset()
         self._blocks = self._staged = 0
 
-    def _settle(self) -> None:
+    def _join_staged(self) -> None:
         """Put what is staged into one block on the CPU."""
         if not self._staged:
             return

@@ -114,8 +114,8 @@ def describe_trained(vit: VisionTransformer) -> str:
         names: dict[bool, list[str]] = {True: [], False: []}
         for name, p in parameters:
             names[p.requires_grad].append(name)
-        told = len(names[True]) <= len(names[False])
-        lines.append(f"  {'trained' if told else 'frozen'}: {', '.join(names[told])}")
+        fewer = len(names[True]) <= len(names[False])
+        lines.append(f"  {'trained' if fewer else 'frozen'}: {', '.join(names[fewer])}")
     return "\n".join(lines)
 
 

@@ -8,9 +8,16 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import registered_extensions
 
-from datamodules.base import LabelledData, leave_out
+from datamodules.base import LabelledData
 from datamodules.errors import DataError, require
-from datamodules.filelist import IMAGE_EXTENSIONS, UNLABELLED, FileList, class_folders, read_names
+from datamodules.filelist import (
+    IMAGE_EXTENSIONS,
+    UNLABELLED,
+    FileList,
+    class_folders,
+    leave_out,
+    read_names,
+)
 from datamodules.images.check import ImageCheck
 from datamodules.images.reading import read_image
 from datamodules.images.transforms import EvalTransform, Interpolation, train_transform
@@ -25,7 +32,7 @@ class ImageNet(LabelledData):
     """`root/{train,val}/<class>/*` or file lists; any number of classes.
 
     The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
-    class, behind links as well; what is hidden, a thumbnail or of another kind is left out, and told.
+    class, behind links as well; what is hidden, a thumbnail or of another kind is left out and named.
     `test` is `root/test` if that has class folders, else `val`. For prediction `root`, or `root/test`,
     may be a plain folder of images. Training x: `[B, C, size, size]`; evaluation x:
     `[B, 1, C, size, size]`; uint8 from the loader, see `prepare`. The defaults are MAE's fine-tuning
@@ -246,9 +253,11 @@ class ImageNet(LabelledData):
         folder = self._test_folder if split == "test" else split
         found = set(class_folders(Path(self.root, folder)))
         labels = {name: label for label, name in enumerate(self.class_names) if name in found}
-        files, told = folder_listed_once(Path(self.root), folder, labels, _readable(), self.asked)
-        if told:
-            rank_zero_warn(f"{Path(self.root, folder)}: {told}")
+        files, left_out = folder_listed_once(
+            Path(self.root), folder, labels, _readable(), self.asked
+        )
+        if left_out:
+            rank_zero_warn(f"{Path(self.root, folder)}: {left_out}")
         present = np.bincount(files.labels, minlength=self.num_classes) > 0
         empty = [
             name for name, any_file in zip(self.class_names, present, strict=True) if not any_file

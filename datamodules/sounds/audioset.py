@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData, leave_out
+from datamodules.base import SPLITS, LabelledData
 from datamodules.errors import DataError, require
+from datamodules.filelist import leave_out
 from datamodules.kept import Listing, digest_of, listed_once
 from datamodules.loader import EpochSampler
 from datamodules.samples import Samples
@@ -47,7 +48,8 @@ class AudioSet(LabelledData):
     absolute or from root on; a CSV with the header `path,labels` and rows such as `a.wav,dog;rain`; or
     one of AudioSet's own CSVs, `YTID, start_seconds, end_seconds,
     "labels"`, whose clips, already cut, are found below `clips` by their YouTube id. Clips that are
-    listed and not there are left out and told; see `missing`. Training x: `[B, 1, frames, mels]` and
+    listed and not there are left out, with a warning; see `missing`. Training
+    x: `[B, 1, frames, mels]` and
     y float32 `[B, K]`, soft where two clips are mixed; evaluation x: `[B, 1, 1, frames, mels]` and y
     0 or 1, or -1 for all classes of a clip that cannot be read. The defaults are those of AudioMAE's
     fine-tuning on AudioSet-20K.
@@ -198,8 +200,8 @@ class AudioSet(LabelledData):
                 self._missing[split] = self._missing["val"]
             else:
                 lists = self._lists_of(split)
-                listed, told = self._listed(lists)
-                self._tell(split, listed, told)
+                listed, left_out = self._listed(lists)
+                self._warn(split, listed, left_out)
                 files = leave_out(split, listed.files, self.exclude, "clips")
                 self._files[split], self._missing[split] = files, listed.missing
         return self._files[split]
@@ -311,15 +313,15 @@ class AudioSet(LabelledData):
         files, notes = listed_once(what, make, build, self.asked)
         return Listed(files, *notes["counts"]), notes["told"]
 
-    def _tell(self, split: str, listed: Listed, told: str) -> None:
+    def _warn(self, split: str, listed: Listed, left_out: str) -> None:
         there, lost = len(listed.files), len(listed.missing)
         if lost:
             rank_zero_warn(
                 f"{split}: {lost:,} of {there + lost:,} clips listed are not there, e.g. "
                 f"{listed.missing[0]}; they are left out"
             )
-            if told:
-                rank_zero_warn(f"{self.clips}, searched for them: {told}")
+            if left_out:
+                rank_zero_warn(f"{self.clips}, searched for them: {left_out}")
         if listed.repeated:
             rank_zero_info(f"{split}: {listed.repeated:,} of {there:,} clips are listed repeatedly")
         empty = np.flatnonzero(listed.files.class_counts(self.num_classes) == 0)

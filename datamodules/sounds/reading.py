@@ -57,7 +57,7 @@ class AudioError(ValueError):
 
 
 class AudioFormat(NamedTuple):
-    """What the header of a sound file tells; for some MP3 and AAC files the length is a guess."""
+    """What the header of a sound file says; for some MP3 and AAC files the length is a guess."""
 
     seconds: float  # 0 where the file does not tell
     rate: int  # samples a second
@@ -236,10 +236,10 @@ def _decode_soundfile(path: str, reach: float | None) -> Decoded:
 
 def _frames_promised(sound: Any) -> float:
     short = _SHORT_WAV.search(sound.extra_info)
-    told, there = map(int, short.groups()) if short else (0, 0)
-    if told <= there or told >= _STREAMED:
+    stated, there = map(int, short.groups()) if short else (0, 0)
+    if stated <= there or stated >= _STREAMED:
         return float(sound.frames)
-    return max(1, sound.frames) * told / max(1, there)
+    return max(1, sound.frames) * stated / max(1, there)
 
 
 def _probe_soundfile(path: str) -> AudioFormat:
@@ -274,7 +274,7 @@ def _decode_pyav(path: str, reach: float | None) -> Decoded:
             held = length / max(1, rate)
             if reach is None or held + _SLACK < reach:
                 # the file tells when it ends: with its pauses, and the time before a late start
-                _refuse_short(max(held, end), _span_told(container, stream)[1], None)
+                _refuse_short(max(held, end), _stated_span(container, stream)[1], None)
     if not pieces:
         return np.zeros((1, 0), dtype=np.float32), rate
     return np.concatenate(pieces, axis=1), rate
@@ -286,7 +286,7 @@ def _probe_pyav(path: str) -> AudioFormat:
     with av.open(path, metadata_errors="ignore") as container:
         stream = _audio_stream(container)
         context = stream.codec_context
-        start, end = _span_told(container, stream)
+        start, end = _stated_span(container, stream)
         name = context.codec.canonical_name
         return AudioFormat(end - start, context.sample_rate, context.channels, name)
 
@@ -300,8 +300,8 @@ def _audio_stream(container: Any) -> Any:
     return stream
 
 
-def _span_told(container: Any, stream: Any) -> tuple[float, float]:
-    """Seconds at which the audio starts and ends; (0, 0) where the file does not tell."""
+def _stated_span(container: Any, stream: Any) -> tuple[float, float]:
+    """Seconds at which the audio starts and ends; (0, 0) where the file does not say."""
     start = max(0.0, float((stream.start_time or 0) * stream.time_base))
     if stream.duration is not None:
         return start, start + float(stream.duration * stream.time_base)

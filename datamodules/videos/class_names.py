@@ -1,4 +1,4 @@
-"""Class names: Kinetics-400's, and what tells whether others are the same in the same order."""
+"""Class names: Kinetics-400's, and whether others are the same in the same order."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ _ROUNDED = 2  # ticks: a muxer rounds each time, and some add rounded durations 
 def frame_rate(
     times: Sequence[int], tick: Fraction, last: int, nominal: Sequence[Fraction | None]
 ) -> float:
-    """Average number of frames per second; 0 where nothing tells.
+    """Average number of frames per second; 0 where it is not known.
 
     A nominal rate that all times follow is taken as it is, since times are rounded: in milliseconds
     30 frames per second would be 29.999 and clips would take other frames. Else frames are divided

@@ -6,9 +6,16 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData, leave_out
+from datamodules.base import SPLITS, LabelledData
 from datamodules.errors import DataError, require
-from datamodules.filelist import UNLABELLED, VIDEO_EXTENSIONS, FileList, class_folders, read_names
+from datamodules.filelist import (
+    UNLABELLED,
+    VIDEO_EXTENSIONS,
+    FileList,
+    class_folders,
+    leave_out,
+    read_names,
+)
 from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
 from datamodules.samples import Samples
@@ -305,14 +312,14 @@ class Kinetics400(LabelledData):
                 f"{self.root}; set data.root, or data.{split}_list"
             )
         labels = match_folders(folder, found, self.class_names)
-        files, told = folder_listed_once(
+        files, left_out = folder_listed_once(
             Path(self.root), name, labels, VIDEO_EXTENSIONS, self.asked
         )
-        if told:
-            rank_zero_warn(f"{folder}: {told}")
+        if left_out:
+            rank_zero_warn(f"{folder}: {left_out}")
         if not len(files):
             raise DataError(
-                f"{folder}: the class folders hold no video; {told or 'they are empty'}"
+                f"{folder}: the class folders hold no video; {left_out or 'they are empty'}"
             )
         missing = self.num_classes - len(np.unique(files.labels))
         if missing:

@@ -138,7 +138,7 @@ class PyAVVideo(Video):
         )
 
     def _mirrored(self) -> bool:
-        """Whether it is, or might be: where frame 0 is damaged nothing tells."""
+        """Whether it is, or might be: where frame 0 is damaged it is not known."""
         try:
             self.frames([0])
         except Exception:  # PyAV has more than one

@@ -10,6 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from checkpoints import CheckpointError, load
 from tome_lightning.inputs import Clip
 
 WIDTH, DEPTH, HEADS, PATCH, IMAGE, CLASSES = 32, 2, 4, 8, 32, 7
@@ -277,3 +278,20 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def assert_refused(save: Callable[..., Path]) -> Callable[..., None]:
+    """Load weights into a model that cannot take them: one line names the file; nothing is changed."""
+
+    def attempt(
+        weights: dict[str, Tensor], vit: VisionTransformer, line: str, **options: Any
+    ) -> None:
+        path, before = save(weights), {n: value.clone() for n, value in vit.state_dict().items()}
+        with pytest.raises(CheckpointError, match=line) as refused:
+            load(vit, path, **options)
+        assert "\n" not in str(refused.value)
+        assert str(path) in str(refused.value)
+        assert all(torch.equal(value, before[n]) for n, value in vit.state_dict().items())
+
+    return attempt

@@ -1,4 +1,4 @@
-"""Small picture folders, and the real digits written once for the whole folder of tests."""
+"""Small picture folders, and the real digits written once for all tests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
 
 @pytest.fixture(scope="session")
-def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cache") / "digits"
+def digits_root(cache_folder: Path) -> Path:
+    root = cache_folder / "digits"
     write_digits(root)
     return root

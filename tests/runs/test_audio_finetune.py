@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from tome_lightning.tome import PlanError
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 CLASSES = 4
 VIT: dict[str, Any] = {"embed_dim": 16, "depth": 3, "num_heads": 2, "weight_init": "reset"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Tones(LightningDataModule):

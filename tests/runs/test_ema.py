@@ -1,6 +1,5 @@
 """Averaged weights: Lightning's callback beside FineTune, checkpoints, resuming and r."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 DECAY = 0.75
 Weights = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Noise(LightningDataModule):

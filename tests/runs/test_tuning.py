@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
-from .test_exact_resume import BATCH, BATCHES, EPOCHS, Session, one_thread
+from .test_exact_resume import BATCH, BATCHES, EPOCHS, Session
 
-__all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and", "ignore:.*in eval mode"
 )

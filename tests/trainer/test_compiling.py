@@ -31,14 +31,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    threads = torch.get_num_threads()
     limits = DYNAMO.recompile_limit, DYNAMO.accumulated_recompile_limit
-    torch.set_num_threads(1)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
     DYNAMO.recompile_limit, DYNAMO.accumulated_recompile_limit = limits
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

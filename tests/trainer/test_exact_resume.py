@@ -8,13 +8,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UserError
 from tome_lightning.trainer.exact_resume import ExactResume
 from tome_lightning.trainer.loss_guard import LossGuard
 
-from ..runs.test_exact_resume import Session, one_thread
+from ..runs.test_exact_resume import Session
 
-__all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and", "ignore:.*in eval mode"
 )
@@ -54,5 +53,5 @@ def test_what_they_know_is_in_the_checkpoint_s_part_that_it_always_was_in(tmp_pa
     assert not Session(tmp_path, ckpt=str(session.last), max_epochs=1).recorder.rows
     progress["lap"] = 1
     torch.save(saved, session.last)
-    with pytest.raises(UsageError, match=r"way of another version .*--init_from"):
+    with pytest.raises(UserError, match=r"way of another version .*--init_from"):
         Session(tmp_path, ckpt=str(session.last), max_epochs=2)

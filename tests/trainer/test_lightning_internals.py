@@ -25,6 +25,9 @@ OF_CLASSES = {  # what is called or overridden, and by whom
     "lightning.pytorch.cli.LightningCLI._prepare_subcommand_kwargs": "cli",
     "lightning.pytorch.cli.LightningCLI._run_subcommand": "commands/prepared",
     "lightning.pytorch.loops.fit_loop._FitLoop._should_accumulate": "trainer/lightning_internals",
+    "lightning.pytorch.loops.training_epoch_loop._TrainingEpochLoop._should_check_val_fx": (
+        "trainer/lightning_internals"
+    ),
     "timm.models.vision_transformer.VisionTransformer._pos_embed": "tome/model",
     "timm.layers.PatchEmbed._init_img_size": "inputs/spectrogram",
     "torch.nn.Module._load_from_state_dict": "tome/projection",
@@ -44,12 +47,15 @@ OF_OBJECTS: dict[str, tuple[str, Callable[[], object]]] = {
     "fit_loop.epoch_loop._broadcast_sigterm_tensor": (
         "trainer/lightning_internals", lambda: quick(),
     ),
+    "fit_loop._data_fetcher": ("trainer/lightning_internals", lambda: quick()),
+    "fit_loop.epoch_loop._batches_that_stepped": ("trainer/progress", lambda: quick()),
     "_duration": ("trainer/lightning_internals", lambda: Timer("00:00:01:00")),
     "_ddp_kwargs": ("trainer/lightning_internals", DDPStrategy),
     "_average_model": ("trainer/lightning_internals", WeightAveraging),
     "_device": ("trainer/lightning_internals", WeightAveraging),
     "_compiled_call_impl": ("trainer/lightning_internals", lambda: nn.Linear(1, 1)),
-    "_step_supports_amp_scaling": ("finetune", lambda: fused()),
+    "_step_supports_amp_scaling": ("trainer/lightning_internals", lambda: fused()),
+    "_val_check_time_interval": ("trainer/lightning_internals", lambda: quick()),
     "_iterator": ("datamodules/loader", lambda: DataLoader([1])),
     "_parent_pid": ("datamodules/leaving", multiprocessing.Process),
     "_option_string_actions": ("arguments", argparse.ArgumentParser),

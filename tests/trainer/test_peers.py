@@ -20,18 +20,9 @@ from tome_lightning.trainer.agreement import Agreement
 from tome_lightning.trainer.peers import LOST, Peers, lost_peer
 from tome_lightning.trainer.saving import STOPPED, SaveLast
 from tome_lightning.trainer.signals import RunStopped
-from tome_lightning.trainer.watch import Notice, told
+from tome_lightning.trainer.watch import Notice, published
 
-VARIABLES = (
-    "RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK",
-    "OMPI_COMM_WORLD_RANK", "PMI_RANK",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +144,7 @@ def test_a_process_that_fails_says_why_where_all_can_read_it(second, error, code
     ours.on_exception(trainer, SimpleNamespace(), error)
     store = watch.connect()
     assert store is not None
-    assert told(store) == (None if reason is None else Notice(1, 0, code, reason))
+    assert published(store) == (None if reason is None else Notice(1, 0, code, reason))
     ours.teardown(trainer, SimpleNamespace(), "fit")
 
 
@@ -168,7 +159,7 @@ def test_who_has_lost_one_that_was_stopped_notes_the_stop_for_a_scheduler(second
     ours.setup(trainer, SimpleNamespace(), "fit")
     ours.on_exception(trainer, SimpleNamespace(), LOST_ONE)
     assert not (tmp_path / STOPPED).exists()  # not stopped: killed
-    watch.tell(watch.connect(), Notice(0, 0, 138, "stopped by SIGUSR1"))
+    watch.publish(watch.connect(), Notice(0, 0, 138, "stopped by SIGUSR1"))
     ours.on_exception(trainer, SimpleNamespace(), LOST_ONE)
     assert (tmp_path / STOPPED).read_text() == "Stopped by SIGUSR1 at step 7\n"
     assert peers.follow(LOST_ONE) == 138
@@ -183,7 +174,7 @@ def test_who_has_lost_one_that_was_stopped_notes_the_stop_for_a_scheduler(second
 def test_who_has_lost_another_one_leaves_with_its_code(second, capfd):
     assert peers.follow(ValueError("of its own")) is None
     Peers()
-    watch.tell(watch.connect(), Notice(0, 1, 2, "no such folder"))
+    watch.publish(watch.connect(), Notice(0, 1, 2, "no such folder"))
     assert peers.follow(LOST_ONE) == 2
     assert capfd.readouterr().err == ""  # the first one of its machine says it
     os.environ["LOCAL_RANK"] = "0"
@@ -198,7 +189,7 @@ def test_who_has_lost_one_that_said_nothing_tells_that(second, capfd):
     assert "process 1 stops, because another one is gone, without a word" in capfd.readouterr().err
     store = watch.connect()
     assert store is not None
-    notice = told(store)
+    notice = published(store)
     assert notice is not None
     assert (notice.rank, notice.code) == (1, 1)
 
@@ -214,14 +205,14 @@ def test_a_process_that_could_not_start_tells_and_waits_for_nobody(second, code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (code or 90)
     store = watch.connect()
     assert store is not None
-    assert told(store) == (Notice(1, 0, 2, "it could not start, see there") if code else None)
+    assert published(store) == (Notice(1, 0, 2, "it could not start, see there") if code else None)
 
 
 def test_one_process_agrees_with_itself():
     agreement = Agreement()
     assert agreement.exchange(torch.tensor([0, 3])) == [0.0, 3.0]
     assert agreement.exchange(torch.tensor([True]), wait=True) == [1.0]
-    assert agreement.settle() == []
+    assert agreement.finish() == []
 
 
 @pytest.mark.gpu
@@ -230,4 +221,4 @@ def test_on_cuda_an_answer_comes_one_step_later():
     assert agreement.exchange(torch.tensor([1.0], device="cuda")) == [0.0]
     assert agreement.exchange(torch.tensor([2.0], device="cuda")) == [1.0]
     assert agreement.exchange(torch.tensor([5.0], device="cuda"), wait=True) == [5.0]
-    assert agreement.settle() == [2.0]
+    assert agreement.finish() == [2.0]

@@ -4,16 +4,7 @@ import pytest
 
 from tome_lightning.trainer.ranks import rank, started_by_first
 
-VARIABLES = (
-    "RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "JSM_NAMESPACE_RANK",
-    "OMPI_COMM_WORLD_RANK", "PMI_RANK",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,8 @@ from tome_lightning.trainer.agreement import Agreement
 from tome_lightning.trainer.saving import STOPPED, SaveLast, SavingError
 from tome_lightning.trainer.signals import RunStopped
 
-from ..runs.test_exact_resume import BATCHES, EPOCHS, Session, compare, one_thread
+from ..runs.test_exact_resume import BATCHES, EPOCHS, Session, compare
 
-__all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and", "ignore:.*in eval mode"
 )
@@ -172,7 +171,7 @@ class Late(Agreement):
         before, self.before = self.before, now
         return before or [0.0] * len(now)
 
-    def settle(self) -> list[float]:
+    def finish(self) -> list[float]:
         before, self.before = self.before, None
         return before or []
 

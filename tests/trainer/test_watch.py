@@ -10,7 +10,7 @@ from torch.distributed import TCPStore
 
 from tome_lightning.trainer import pulse, watch
 from tome_lightning.trainer.pulse import Pulse
-from tome_lightning.trainer.watch import Notice, Watch, because, tell, told
+from tome_lightning.trainer.watch import Notice, Watch, because, publish, published
 
 CAUSE = Notice(1, 0, 2, "no such folder")
 
@@ -28,16 +28,16 @@ def test_the_first_to_leave_has_the_last_word(server):
     mine, other = watch.connect(), watch.connect()
     assert mine is not None
     assert other is not None
-    assert told(mine) is None
-    tell(other, CAUSE)
-    tell(mine, Notice(0, 0, 1, "lost process 1"))
-    assert told(mine) == CAUSE
+    assert published(mine) is None
+    publish(other, CAUSE)
+    publish(mine, Notice(0, 0, 1, "lost process 1"))
+    assert published(mine) == CAUSE
 
 
 def test_where_there_is_no_store_there_is_nothing_to_tell(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert watch.connect() is None
-    tell(None, CAUSE)
+    publish(None, CAUSE)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
     assert watch.connect(0.1) is None
@@ -67,7 +67,7 @@ def forked(body) -> int:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("code", [2, 143])
 def test_a_process_that_hangs_leaves_with_the_one_that_has_told(server, code, capfd):
-    tell(watch.connect(), Notice(1, 1, code, "no such folder"))
+    publish(watch.connect(), Notice(1, 1, code, "no such folder"))
     assert forked(lambda: Watch(0, watch.connect())) == code
     err = capfd.readouterr().err
     assert err == "error: process 0 stops, because process 1 has left: no such folder\n"
@@ -82,7 +82,7 @@ def test_a_failed_process_leaves_though_its_own_tear_down_hangs(server, capfd):
     assert capfd.readouterr().err == "error: no such folder\n"
     other = watch.connect()
     assert other is not None
-    assert told(other) == CAUSE
+    assert published(other) == CAUSE
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -98,7 +98,7 @@ def test_a_stop_is_noted_where_the_main_thread_hangs(server, tmp_path):
         noted = (tmp_path / "noted").write_text
         Watch(0, watch.connect(), ask=lambda signum: None, noted=lambda signum: noted(str(signum)))
 
-    tell(watch.connect(), Notice(1, 0, 138, "stopped by SIGUSR1"))
+    publish(watch.connect(), Notice(1, 0, 138, "stopped by SIGUSR1"))
     assert forked(hang) == 138
     assert (tmp_path / "noted").read_text() == "10"
 
@@ -121,7 +121,7 @@ def test_a_process_that_is_gone_without_a_word_is_missed(server, capfd):
     assert forked(lambda: Watch(0, watch.connect())) == 1
     err = capfd.readouterr().err
     assert err == "error: process 0 stops, because process 1 has left: no sign of life for 120 s\n"
-    assert told(gone) == Notice(1, -1, 1, "no sign of life for 120 s")  # others need not wait
+    assert published(gone) == Notice(1, -1, 1, "no sign of life for 120 s")  # others need not wait
 
 
 @pytest.mark.usefixtures("short")

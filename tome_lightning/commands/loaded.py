@@ -266,18 +266,18 @@ def _of_recipe(
             f"The recipe {recipe} starts from random weights. Give --ckpt FILE, or --random-weights."
         )
     built = from_recipe(["--recipe", recipe, *words])
-    told, no_head = "random weights", False
+    origin, no_head = "random weights", False
     if weights is not None and not random_weights:
         inflate = bool(section.get("inflate"))
         which = which or section.get("weights")
         report = checkpoints.load(built.vit, weights, inflate=inflate, weights=which)
-        told = report.brief
+        origin = report.brief
         no_head = any(name.startswith("head") for name in report.new)
-        told += ", with a new head of random weights" if no_head else ""
+        origin += ", with a new head of random weights" if no_head else ""
     data = content.get("data") or {}
     mean, std = _scale(data, built.input)
     return replace(
-        built, name=recipe, mean=mean, std=std, weights=told, data=dict(data.get("init_args") or {}),
+        built, name=recipe, mean=mean, std=std, weights=origin, data=dict(data.get("init_args") or {}),
         recipe=Path(recipe).stem, no_head=no_head,
     )  # fmt: skip
 
@@ -302,10 +302,10 @@ def _of_timm(
     pool = {} if kind is None or kind.pooling is None else {"global_pool": kind.pooling}
     classes = (kind.num_classes if kind is not None else None) or 0
     net = patch(read.build(num_classes=classes, **pool))
-    told = "random weights"
+    origin = "random weights"
     if weights is not None:
         report = checkpoints.load(net.vit, weights, weights=which)
-        told = report.brief
+        origin = report.brief
     net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
     noted = exported(Path(ckpt)) if ckpt is not None else {}
     net.r = noted.get("r") or 0
@@ -316,7 +316,7 @@ def _of_timm(
         if pixels.mean and pixels.std and len(pixels.mean) == len(pixels.std) == len(mean):
             mean, std = pixels.mean, pixels.std
     return LoadedModel(
-        name=name, model=net, input=read, mean=mean, std=std, weights=told,
+        name=name, model=net, input=read, mean=mean, std=std, weights=origin,
         class_names=noted.get("class_names"),
     )  # fmt: skip
 

@@ -34,10 +34,10 @@ def table() -> str:
     """The shipped recipes: name, task, published number, hardware."""
     rows = [("recipe", "task", "published (expected)", "hardware")]
     for name in recipes.names():
-        told = recipes.header(name)
-        published = _short(told.get("published") or f"({told.get('expected', 'none')})")
-        hardware = _short(told.get("hardware", "2 CPU cores")).partition(";")[0]
-        rows.append((name, _short(told["title"]), published, hardware))
+        header = recipes.header(name)
+        published = _short(header.get("published") or f"({header.get('expected', 'none')})")
+        hardware = _short(header.get("hardware", "2 CPU cores")).partition(";")[0]
+        rows.append((name, _short(header["title"]), published, hardware))
     lines = [line for row in rows for line in _row(row)]
     return "\n".join([lines[0], *lines[1:]])
 

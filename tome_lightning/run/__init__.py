@@ -1,1 +1,1 @@
-"""One run: its directory, what it goes on from, what is told of it."""
+"""One run: its directory, what it goes on from, what is printed of it."""

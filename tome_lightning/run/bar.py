@@ -15,7 +15,7 @@ READ = ("train/loss", "tome/r", "tome/samples_per_s")  # when the bar is refresh
 
 
 class RunBar(TQDMProgressBar):
-    """Lightning's bar with short names; while training it also tells waiting and memory.
+    """Lightning's bar with short names; while training also the time spent waiting for data, and memory.
 
     A step's figures are read when the bar is refreshed, not at each batch: see `figures`.
     """

@@ -154,7 +154,7 @@ def _repository(folder: Path) -> Path | None:
 
 
 def _revision(repository: Path | None) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it (None where git takes too long to tell).
+    """Commit and whether tracked files differ from it (None where git takes too long).
 
     The repository may be of somebody else, whose configuration names programs that git runs (filters,
     hooks, monitors): it is never read. HEAD is read as the file it is.

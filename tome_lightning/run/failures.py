@@ -1,4 +1,4 @@
-"""What a user is told of an error that ended a run; nothing heavy is imported for it."""
+"""The message for an error that ended a run; nothing heavy is imported for it."""
 
 from __future__ import annotations
 

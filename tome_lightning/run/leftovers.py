@@ -1,4 +1,4 @@
-"""What a run that has not begun leaves in its directory: nothing."""
+"""Cleans up the directory of a run that ended before it began."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def held(directory: Path) -> frozenset[str]:
 
 
 def remove_unused(directory: Path, before: Set[str]) -> None:
-    """Take back what a run has written that has not begun, its directory as well if nothing is left.
+    """Remove what a run wrote before it failed to begin, and its directory if nothing else is in it.
 
     Args:
         directory: The run directory.

@@ -1,4 +1,4 @@
-"""What a notebook's user holds, numbers of any library and objects, as options and objects of a run."""
+"""Options from Python: numbers of any library become plain values, objects are handed on as they are."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Objects(NamedTuple):
         return noted
 
     def comment(self) -> str:
-        """For ``config.yaml``: what the run had that cannot be written down."""
+        """A comment for ``config.yaml`` that names the objects it cannot hold."""
         named = [one["class_path"] for one in _classes([*self.callbacks, *self.loggers])]
         return f"# objects given in Python, not in this file: {', '.join(named)}\n" if named else ""
 

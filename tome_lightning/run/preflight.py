@@ -21,7 +21,7 @@ OURS = ("lightning", "tome_lightning", "pytorch_lightning")  # whose callbacks' 
 
 
 def check_options(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning takes without looking, and what it would be given in vain.
+    """Refuse numbers that Lightning does not check, and options that would have no effect.
 
     Args:
         trainer: The trainer's options.
@@ -100,12 +100,12 @@ def _complain(
     kind: str, monitor: str, known: list[str], foreign: list[Any], validates: bool
 ) -> None:
     near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.6)
-    told = f"{kind} monitors {monitor!r}, which this run does not log"
+    words = f"{kind} monitors {monitor!r}, which this run does not log"
     if foreign:
         names = ", ".join(type(callback).__name__ for callback in foreign)
-        rank_zero_warn(f"{told}, unless {names} does")
+        rank_zero_warn(f"{words}, unless {names} does")
         return
     if monitor.startswith("val/") and not validates:
-        raise UsageError(f"{told}: trainer.limit_val_batches is 0, so it does not validate.")
+        raise UsageError(f"{words}: trainer.limit_val_batches is 0, so it does not validate.")
     hint = f"Did you mean {near[0]}?" if near else f"It logs {', '.join(known)}."
-    raise UsageError(f"{told}. {hint}")
+    raise UsageError(f"{words}. {hint}")

@@ -173,8 +173,8 @@ class RunRecord(Callback):
             write_text(self.directory / f"config{suffix}.yaml", self.config)
             facts = json.dumps(environment() | _data_facts(trainer), indent=2)
             write_text(self.directory / f"environment{suffix}.json", facts + "\n")
-        told = screen(self._facts(trainer, as_finetune(pl_module)))
-        rank_zero_info(f"{self.recipe or 'Run'}\n{told}\n  {'run':<8} {self.directory}")
+        facts = screen(self._facts(trainer, as_finetune(pl_module)))
+        rank_zero_info(f"{self.recipe or 'Run'}\n{facts}\n  {'run':<8} {self.directory}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _best(trainer):
@@ -238,7 +238,7 @@ class RunRecord(Callback):
         measured = f"{figures} on {summary['measured_on']}; " if figures else ""
         rank_zero_info(f"{measured}r={summary['r']}; see {self.directory}")
         if trainer.state.fn != "fit":
-            self._tell_chance(trainer, pl_module)
+            self._warn_of_chance(trainer, pl_module)
         if summary["unreadable_files"]:
             counts = ", ".join(
                 f"{n} of {split}" for split, n in summary["unreadable_files"].items()
@@ -250,7 +250,7 @@ class RunRecord(Callback):
             file = typed(_shorter(summary["checkpoint"]))
             rank_zero_info(f"Test it: python -m tome_lightning test --ckpt_path {file}")
 
-    def _tell_chance(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _warn_of_chance(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A label order other than the checkpoint's looks like a broken model."""
         classes = as_finetune(pl_module).task.num_classes
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)

@@ -1,4 +1,4 @@
-"""What all processes of a run must know at the same step."""
+"""Numbers that all processes of a run exchange and read at the same step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_device(numbers: Sequence[float], device: torch.device) -> Tensor:
 
 
 def of_all(value: Any) -> list[Any]:
-    """What plain value each process has, by rank, for all of them; every process calls."""
+    """Gather a plain value of each process, in the order of ranks; every process has to call it."""
     if not torch.distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
@@ -50,7 +50,7 @@ class Agreement:
             torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
         if wait or numbers.device.type != "cuda":
             return numbers.tolist()
-        before = self.settle()
+        before = self.finish()
         host = torch.empty(numbers.shape, pin_memory=True)
         host.copy_(numbers, non_blocking=True)
         event = torch.cuda.Event()
@@ -58,8 +58,8 @@ class Agreement:
         self._under_way = host, event
         return before or [0.0] * len(numbers)
 
-    def settle(self) -> list[float]:
-        """What is under way, waited for; an empty list if nothing is."""
+    def finish(self) -> list[float]:
+        """Wait for the exchange that no one has read yet, and read it; an empty list if there is none."""
         if self._under_way is None:
             return []
         host, event = self._under_way

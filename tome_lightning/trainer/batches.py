@@ -32,7 +32,7 @@ def effective_batch(trainer: Trainer, epoch: int = 0) -> int:
 
 
 def factors(trainer: Trainer, epoch: int = 0) -> str:
-    """What the effective batch is the product of, in words."""
+    """The factors of the effective batch, as a phrase."""
     data: Any = getattr(trainer, "datamodule", None)
     words = [
         f"{data.batch_size} a process",
@@ -71,7 +71,7 @@ def accumulate_to(trainer: Trainer, wanted: int | None) -> None:
 
 
 def check_accumulation(trainer: Trainer) -> None:
-    """Refuse what Lightning would refuse once the data is loaded, and not in a line.
+    """Refuse an accumulation that Lightning would refuse once the data is loaded, with a traceback.
 
     Raises:
         BatchError: Accumulation is both fixed and scheduled.

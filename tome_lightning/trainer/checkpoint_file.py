@@ -66,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; a failure is told and noted in ``failures``, not raised."""
+        """Write a checkpoint; a failure is printed and kept in ``failures``, not raised."""
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage_options.")
         path = Path(path)
@@ -175,7 +175,7 @@ def _load(path: Path, **how: Any) -> dict[str, Any]:
 
 
 def _check_form(path: Path) -> None:
-    """Whether this is a whole zip file, which is what torch writes; torch itself says it in riddles."""
+    """Whether this is a whole zip file, which is what torch writes; torch's message is hard to read."""
     if path.is_dir():
         raise CheckpointFileError("it is a folder")
     if path.exists() and not path.is_file():

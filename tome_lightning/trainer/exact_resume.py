@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR
 
-from tome_lightning.arguments import UsageError
+from tome_lightning.errors import UserError
 from tome_lightning.trainer.batches import continued, this_run
 from tome_lightning.trainer.optimizer import fuses
 from tome_lightning.trainer.pace import Pace, accumulation
@@ -52,7 +52,7 @@ class ExactResume(Callback):
         """Have Lightning go on at the right place, whatever hook the checkpoint was written from.
 
         Raises:
-            UsageError: The checkpoint is of a version that counts otherwise.
+            UserError: The checkpoint is of a version that counts otherwise.
             BatchError: An optimizer step has another number of samples now.
         """
         if trainer.state.fn != "fit":
@@ -60,7 +60,7 @@ class ExactResume(Callback):
         ours = checkpoint.get("tome_lightning", {})
         self.saved, self.begun_at, self.pace = Progress.read(checkpoint), None, None
         if self.saved is None and ours.get("progress"):
-            raise UsageError(
+            raise UserError(
                 "The checkpoint says where its run stood in the way of another version "
                 f"({ours.get('versions', {}).get('tome_lightning', 'unknown')}). Go on with that one, or "
                 "start anew from its weights with --init_from."

@@ -1,4 +1,4 @@
-"""Who reads a step's figures, and when; and whose they are."""
+"""When a step's loss and metrics are read from the device, and over which processes they are averaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tome_lightning.trainer.lightning_internals import writes_logs
 
 
 def at_each_batch(trainer: Any) -> bool:
-    """Whether a run's bar is to be given figures (``prog_bar``), which Lightning reads at each batch.
+    """Whether to log with ``prog_bar``, for which Lightning reads the values at each batch.
 
     To read a CUDA tensor is to wait for the whole step. Our own bar reads at its refreshes instead
     (``reads_figures``), and without a bar nobody reads; another bar knows no other way.

@@ -1,4 +1,4 @@
-"""Which processes a launcher has started, held against those that the trainer is for."""
+"""Whether the processes that a launcher has started are those that the trainer expects."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def cluster_plugins(given: Sequence[Any]) -> list[Any]:
 
 
 def check_launch(trainer: Any) -> None:
-    """Hold the processes that a launcher has started against the trainer's.
+    """Compare the processes that a launcher has started with those that the trainer expects.
 
     Args:
         trainer: As Lightning has made it.

@@ -41,6 +41,18 @@ def accumulates(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def wants_validation(trainer: Trainer) -> bool:
+    """Whether Lightning validates after the batch that is over, by its own options."""
+    fit: Any = trainer.fit_loop
+    check = fit.epoch_loop._should_check_val_fx
+    return bool(trainer.enable_validation and check(fit._data_fetcher))
+
+
+def validates_by_clock(trainer: Trainer) -> bool:
+    """Whether ``val_check_interval`` is a time; then the trainer has no attribute of that name."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
+
+
 def leave_signals_alone(trainer: Trainer) -> None:
     """Keep Lightning from handling signals in this run.
 

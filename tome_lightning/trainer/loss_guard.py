@@ -116,9 +116,9 @@ class LossGuard(Callback):
         if self._agreement.exchange(bad[None])[0]:
             self._stop(checked, folder)
 
-    def settle(self, folder: Path) -> None:
-        """Read what is not read yet: no checkpoint of spoiled weights."""
-        if any(self._agreement.settle()):
+    def check_last(self, folder: Path) -> None:
+        """Check the last step before a checkpoint is written, so that no file has spoiled weights."""
+        if any(self._agreement.finish()):
             self._stop(self._before, folder)
 
     def _look_and_skip(

@@ -16,7 +16,7 @@ WAYS_OUT = (
 
 
 def out_of_memory(error: BaseException | None) -> str | None:
-    """What to tell a user whose device has no memory left; None for another error.
+    """The message for a user whose device has no memory left; None for another error.
 
     Args:
         error: What was raised, or what lies behind it.
@@ -24,15 +24,15 @@ def out_of_memory(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, WorkerError):
             return str(error)
-        told = asked_for(error)
-        if told is not None:
-            return f"out of memory: {told}. Ways out, the cheapest first: {WAYS_OUT}."
+        words = asked_for(error)
+        if words is not None:
+            return f"out of memory: {words}. Ways out, the cheapest first: {WAYS_OUT}."
         error = error.__cause__ or error.__context__
     return None
 
 
 def asked_for(error: BaseException) -> str | None:
-    """Which memory is at its end, and what was asked of it, in words; None for another error."""
+    """Which memory is used up, and how much more was asked for; None for another error."""
     words = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         asked = re.search(r"Tried to allocate ([\d.]+ \wiB)", words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -11,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tome_lightning.optim import describe_trained, layer_decay_groups, lr_at, lr_at_step
 from tome_lightning.trainer.batches import effective_batch, factors
+from tome_lightning.trainer.lightning_internals import divides_no_gradients
 from tome_lightning.trainer.pace import Pace
 
 REFERENCE_BATCH = 256  # base learning rates are per 256 samples (linear scaling rule)
@@ -42,13 +42,9 @@ def adamw(
         betas: Of AdamW.
     """
     groups = layer_decay_groups(vit, peak, weight_decay, layer_decay)
-    optimizer: Any = torch.optim.AdamW(
-        groups, lr=peak, betas=(betas[0], betas[1]), fused=fuses(trainer)
-    )
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(betas[0], betas[1]), fused=fuses(trainer))
     if fuses(trainer):
-        # Without a scaler it divides no gradients; Lightning would take it for one that does, and refuse
-        # to clip them.
-        optimizer._step_supports_amp_scaling = False
+        divides_no_gradients(optimizer)
     return optimizer
 
 

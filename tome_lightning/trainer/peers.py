@@ -1,4 +1,4 @@
-"""One process's trouble ends all of them, soon, and is told once."""
+"""When one process of a run fails, all of them end soon, and the cause is printed once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tome_lightning.trainer.watch import (
     exit_now,
     first_of_machine,
     node,
-    tell,
+    publish,
     wait_for_parent,
 )
 
@@ -58,9 +58,9 @@ def one_of_several() -> bool:
 
 
 def lost_peer(error: BaseException | None) -> bool:
-    """Whether an error certainly says no more than that another process is gone.
+    """Whether an error says for certain that another process is gone, and nothing else.
 
-    Then the other one has told the cause; of any other error the traceback is the cause.
+    Then the other process has printed the cause; any other error is itself the cause.
     """
     while error is not None:
         if isinstance(error, RuntimeError) and LOST.search(str(error)) and _of_a_collective(error):
@@ -125,7 +125,7 @@ class Peers(Callback):
             end.start()
 
     def leave(self, error: BaseException) -> None:
-        """Tell the others that this process leaves with an error."""
+        """Publish to the other processes that this one leaves with an error."""
         if self.watch is None and one_of_several():
             self._begin()  # it comes before any set-up
         if self.watch is None or lost_peer(error):
@@ -163,7 +163,7 @@ class Peers(Callback):
 
 
 def follow(error: BaseException) -> int | None:
-    """Tell why another process has left, if an error says no more than that; returns the exit code."""
+    """Print why another process has left, if that is all an error says; returns the exit code."""
     if not one_of_several() or not lost_peer(error):
         return None
     watch = _watches[-1] if _watches else None
@@ -208,11 +208,11 @@ def leave(code: int) -> int:
     Lightning's watcher kills the first process within seconds of a failed one's end that it has started:
     that stays until the first one has left with the cause's code.
     """
-    told = any(watch.leaving is not None for watch in _watches)
-    if not (code or told) or not one_of_several():
+    leaving = any(watch.leaving is not None for watch in _watches)
+    if not (code or leaving) or not one_of_several():
         return code
     if not _watches and agent_has_store():
-        tell(connect(), Notice(rank(), node(), code, "it could not start, see there"))
+        publish(connect(), Notice(rank(), node(), code, "it could not start, see there"))
     if code and started_by_first():
         wait_for_parent(os.getppid(), GRACE + 4)
     atexit._run_exitfuncs()

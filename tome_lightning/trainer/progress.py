@@ -1,4 +1,4 @@
-"""Where a run stands, and how Lightning is told to go on from there.
+"""How far a run has come, and the state that makes Lightning go on from there.
 
 Lightning saves the counters of its loops as they are in whatever hook a checkpoint is written from, and
 guesses on resuming which hook that was. Saved after the last batch of an epoch it skips the validation
@@ -19,6 +19,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from tome_lightning.trainer.lightning_internals import validates_by_clock, wants_validation
 from tome_lightning.trainer.pace import Pace, accumulation, steps_in
 
 PATHS = (
@@ -31,7 +32,7 @@ PACE = {"scheduled", "first_batches", "first_accumulate"}  # later than the othe
 
 @dataclass(frozen=True)
 class Progress:
-    """What of a run is done, always to the end of an optimizer step.
+    """How far a run has come, in whole optimizer steps.
 
     Attributes:
         epoch: The epoch that `batches` counts in, 0 the first.
@@ -82,7 +83,10 @@ class Progress:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts states of one run by how far it had come; a validation is soon taken again."""
+        """A key that sorts the states of one run by how far it had come.
+
+        A validation that was under way does not count: it is quickly repeated.
+        """
         return self.steps, self.epoch
 
     @classmethod
@@ -164,14 +168,13 @@ def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
 
 
 def _validation_due(trainer: Trainer) -> bool:
-    fit: Any = trainer.fit_loop
-    loop = fit.epoch_loop
+    loop: Any = trainer.fit_loop.epoch_loop
     if trainer.validating:
         seen = loop.val_loop.batch_progress
         return not (seen.is_last_batch and seen.current.completed == seen.current.ready)
     if loop.batch_progress.current.completed == loop.batch_progress.current.processed:
         return False  # not in on_train_batch_end: what was due is done
-    return bool(trainer.enable_validation and loop._should_check_val_fx(fit._data_fetcher))
+    return wants_validation(trainer)
 
 
 def repeats_validation(trainer: Trainer, progress: Progress) -> bool:
@@ -185,8 +188,7 @@ def repeats_validation(trainer: Trainer, progress: Progress) -> bool:
         progress: In this run's batches.
     """
     run: Any = trainer
-    by_clock = getattr(run, "_val_check_time_interval", None) is not None
-    if not progress.validation_due or not run.limit_val_batches or by_clock:
+    if not progress.validation_due or not run.limit_val_batches or validates_by_clock(trainer):
         return False
     epochs, interval = run.check_val_every_n_epoch, run.val_check_interval
     if epochs is not None and (progress.epoch + 1) % epochs:

@@ -1,4 +1,4 @@
-"""A process that is gone without a word, or frozen, is missed by its neighbours.
+"""Finds processes that are gone or frozen without having said so: their neighbours miss their signs.
 
 A killed process loses its sockets, and those that wait for it in a collective meet an error. A machine
 without power or network, or a process that is stopped, leaves them open: the others would wait for the

@@ -23,7 +23,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")  # of a machine; many containers 
 
 
 class SharedDataError(DataError, UserError):
-    """A mistake that all processes of a run know of and end with."""
+    """A mistake in the data that all processes of a run have found out, and end with."""
 
     of_all = True
 
@@ -97,7 +97,7 @@ def facts_of(data: LightningDataModule) -> dict[str, str]:
 
 
 def compare(accounts: Sequence[Account], error: Exception | None = None) -> None:
-    """End this process, as all others, if one could set up nothing or something else than another.
+    """End all processes if one of them could not set up its data, or set up other data than the rest.
 
     Args:
         accounts: Of all processes in the order of their ranks.
@@ -125,7 +125,7 @@ def compare(accounts: Sequence[Account], error: Exception | None = None) -> None
 
 
 def share_cores(data: LightningDataModule) -> None:
-    """Tell a data module of ours the cores it has on this machine, which all processes compare."""
+    """Give a data module of ours its share of this machine's cores; every process has to call it."""
     if not isinstance(data, LabelledData):
         return
     machine = BOOT.read_text().strip() if BOOT.exists() else socket.gethostname()

@@ -33,7 +33,7 @@ STOPPED = "stopped"  # in a run directory: a scheduler's signal has ended the ru
 
 
 class SavingError(UserError):
-    """Options of saving that cannot be meant, or a last checkpoint that could not be written."""
+    """Contradicting options of saving, or a last checkpoint that could not be written."""
 
 
 class SaveLast(Callback):
@@ -166,7 +166,7 @@ class SaveLast(Callback):
             )  # before others save what the validation, taken again, brings
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """All other callbacks have seen the epoch's end: what they keep of it is saved with the rest."""
+        """Save after all other callbacks have seen the epoch's end, so that the file has their states."""
         # Not in on_train_end: there weight averaging has put its averages in place of the live weights.
         over = _last_epoch(trainer)
         self._over = _limits(trainer) if trainer.should_stop else None
@@ -202,7 +202,7 @@ class SaveLast(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """A single process whose data failed between two steps can still save the steps it took."""
+        """Save the steps taken, where a single process ends because its data failed between two steps."""
         self.signals.restore()
         if (
             trainer.world_size > 1
@@ -241,7 +241,7 @@ class SaveLast(Callback):
         ask_nobody_for_sigterm(trainer)  # ours takes the signals, and all agree without waiting
 
     def _agreed(self, device: torch.device) -> list[int]:
-        """The signal to stop for, 0 if none, and whether it is time to save: the same everywhere."""
+        """The signal to stop for (0 if none) and whether it is time to save, the same everywhere."""
         minutes = (time.monotonic() - self._saved_at) / 60
         late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
         numbers = to_device([self.signals.received, late], device)
@@ -249,15 +249,13 @@ class SaveLast(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         self._late = self._due = False
-        # What was exchanged before this file was written says that one is due, once more.
-        under_way = self._agreement.settle()
-        self._stop = self._stop or int(under_way[0] if under_way else 0)
+        # Else the next batch would read an exchange from before this file, which asks for a file again.
+        unread = self._agreement.finish()
+        self._stop = self._stop or int(unread[0] if unread else 0)
         if not self.saves or not trainer.global_step:
             return
-        for (
-            logger
-        ) in trainer.loggers:  # a run that goes on from the file logs none of its steps again
-            logger.save()
+        for logger in trainer.loggers:
+            logger.save()  # a run that goes on from the file logs none of its steps again
         trainer.save_checkpoint(self.path(trainer), False)  # with optimizer and all
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 

@@ -48,7 +48,7 @@ def stop_asked(callbacks: Iterable[object]) -> int:
 
 @contextlib.contextmanager
 def leaving_at_ctrl_c() -> Iterator[None]:
-    """While libraries are imported Ctrl-C ends the process at once: some swallow a KeyboardInterrupt."""
+    """Have Ctrl-C end the process at once while libraries are imported, some of which swallow it."""
 
     def leave(signum: int, frame: Any) -> None:
         say("Stopped by SIGINT", sys.stderr)

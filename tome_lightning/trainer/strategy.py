@@ -1,4 +1,4 @@
-"""Which strategies of Lightning a run may have, and what they are told."""
+"""Which strategies of Lightning a run may have, and options that DDP is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all processes of a launch would say alike is said once a machine."""
+"""Messages that all processes of a launch would print are printed once on each machine."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def complain_once(text: object) -> None:
 
 
 def first_to_tell(text: str) -> bool:
-    """Whether no other process of the same launch has told this, which from now on counts as told.
+    """Whether no other process of the same launch has printed this text. From now on this one has.
 
     Processes of a launch are children of one (torchrun's agent, SLURM's step daemon, the first process),
     with other ranks. An empty file in the folder for temporary files is the sign; where none can be made
-    each process tells.
+    each process prints.
     """
     who = " ".join(f"{name}={os.environ[name]}" for name in RANKS if name in os.environ)
     if not who:

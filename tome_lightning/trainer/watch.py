@@ -1,4 +1,4 @@
-"""A process that leaves a run tells the others why, and none waits for it.
+"""A process that leaves a run publishes why, so that no other one waits for it.
 
 The word passes through the store by which the processes have found each other. It needs no collective,
 and no socket of gloo or NCCL to close: those of a process that sits in its own tear-down stay open, and
@@ -49,7 +49,7 @@ class Notice(NamedTuple):
 
     @property
     def signum(self) -> int:
-        """The signal of a stop, 0 for a failure."""
+        """The signal that stopped the process; 0 if it failed."""
         return max(0, self.code - 128)
 
 
@@ -80,15 +80,15 @@ def connect(seconds: float = 5.0) -> Store | None:
     return None
 
 
-def tell(store: Store | None, notice: Notice) -> None:
-    """Write a notice where there is none yet: the first to leave has the cause."""
+def publish(store: Store | None, notice: Notice) -> None:
+    """Write a notice where there is none yet: the first process to leave knows the cause."""
     with contextlib.suppress(RuntimeError):
         if store is not None:
             store.compare_set(KEY, "", json.dumps(notice))
 
 
-def told(store: Store) -> Notice | None:
-    """The notice that is there.
+def published(store: Store) -> Notice | None:
+    """The notice that a process has published; None if there is none.
 
     Raises:
         RuntimeError: The store is gone.
@@ -143,7 +143,7 @@ class Watch:
         """
         if self.leaving is None:
             self.leaving, self.trouble = notice, trouble
-            tell(self.store, notice)
+            publish(self.store, notice)
 
     def last_word(self) -> Notice | None:
         """The notice of another process, if there is one; the main thread tells it, this one does not."""
@@ -167,7 +167,7 @@ class Watch:
 
     def _read(self) -> Notice | None:
         try:
-            found = told(self.store) if self.store is not None else None
+            found = published(self.store) if self.store is not None else None
             self._lost = 0
         except RuntimeError:  # with the process that has it
             self._lost += 1
@@ -183,7 +183,7 @@ class Watch:
         with contextlib.suppress(RuntimeError):
             other = self._pulse.beat()
             if other is not None:
-                tell(self.store, Notice(other, -1, 1, f"no sign of life for {SILENCE:.0f} s"))
+                publish(self.store, Notice(other, -1, 1, f"no sign of life for {SILENCE:.0f} s"))
                 return self._read()
         return None
 
@@ -234,7 +234,7 @@ class Watch:
 
 
 def wait_for_parent(parent: int, seconds: float) -> None:
-    """Wait until the parent process is gone, so long at most."""
+    """Wait until the parent process is gone, for at most so many seconds."""
     until = time.monotonic() + seconds
     while os.getppid() == parent and time.monotonic() < until:
         time.sleep(0.1)
@@ -246,13 +246,13 @@ def first_of_machine() -> bool:
 
 
 def because(rank: int, notice: Notice) -> str:
-    """Why a process stops with another; the reason is told once a machine."""
+    """Why a process stops with another; without the reason on the machine that has printed it."""
     why = f": {notice.reason}" if notice.node != node() else ", which has told why"
     return f"process {rank} stops, because process {notice.rank} has left{why}"
 
 
 def exit_now(code: int) -> None:
-    """End this process without a part in any tear-down, which may wait for processes that are gone."""
+    """End this process at once: an ordinary tear-down may wait for processes that are gone."""
     end_workers()
     with contextlib.suppress(Exception):
         release()

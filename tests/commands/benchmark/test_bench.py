@@ -5,7 +5,7 @@ import torch
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands.benchmark import bench
-from tome_lightning.commands.benchmark.bench import busy_batch, settle, settle_batches
+from tome_lightning.commands.benchmark.bench import busy_batch, resolve_batches, resolve_settings
 from tome_lightning.commands.benchmark.measure import launch_times
 from tome_lightning.commands.benchmark.timm_model import from_timm
 
@@ -44,22 +44,22 @@ def test_a_host_that_waits_for_room_in_the_queue_does_not_make_the_batch_grow(la
 
 def test_batches_are_those_given_or_the_recipe_s_or_the_device_s(monkeypatch):
     case = from_timm("test_vit", img_size=64, depth=1)
-    settings = settle(case, CPU, [1])
-    assert settle_batches(case, settings, [3, 5]) == [3, 5]
-    assert settle_batches(case, settings, None) == [8]
+    settings = resolve_settings(case, CPU, [1])
+    assert resolve_batches(case, settings, [3, 5]) == [3, 5]
+    assert resolve_batches(case, settings, None) == [8]
     monkeypatch.setattr(bench, "launch_times", lambda *args: (100.0, None, 100.0 + args[2]))
     on_gpu = settings.__class__(**{**vars(settings), "device": torch.device("cuda")})
-    assert settle_batches(case, on_gpu, None) == [64]
-    assert settle_batches(case, on_gpu, [8]) == [8]
+    assert resolve_batches(case, on_gpu, None) == [64]
+    assert resolve_batches(case, on_gpu, [8]) == [8]
     with pytest.raises(UsageError, match="1 or more"):
-        settle_batches(case, settings, [0])
+        resolve_batches(case, settings, [0])
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_a_trial_leaves_no_gradients_and_changes_no_weight(mode):
     case = from_timm("test_vit", img_size=64, depth=1)
     before = {name: weight.clone() for name, weight in case.vit.state_dict().items()}
-    launched, on_device, taken = launch_times(case, settle(case, CPU, [1, 2], mode), 2)
+    launched, on_device, taken = launch_times(case, resolve_settings(case, CPU, [1, 2], mode), 2)
     assert (launched, on_device, taken > 0) == (0.0, None, True)
     assert all(p.grad is None for p in case.vit.parameters())
     assert all(torch.equal(before[name], w) for name, w in case.vit.state_dict().items())
@@ -67,7 +67,7 @@ def test_a_trial_leaves_no_gradients_and_changes_no_weight(mode):
 
 def test_a_batch_that_does_not_fit_is_no_trial(monkeypatch):
     case = from_timm("test_vit", img_size=64, depth=1)
-    settings = settle(case, CPU, [1])
+    settings = resolve_settings(case, CPU, [1])
 
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -9,7 +9,7 @@ from torch.nn.attention import _cur_sdpa_kernel_backends
 
 import tome_lightning.commands.benchmark.measure as measuring
 from tome_lightning.commands.benchmark import benchmark, profiling
-from tome_lightning.commands.benchmark.bench import find_device, settle
+from tome_lightning.commands.benchmark.bench import find_device, resolve_settings
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.rows import Settings
 from tome_lightning.commands.benchmark.timm_model import from_timm
@@ -23,12 +23,12 @@ from tome_lightning.tome.attention import KERNELS, chosen_kernels
 
 CPU = torch.device("cpu")
 READ = Image(size=32, patch=4)
-SMALL = {"embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 7}
+SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 7}
 
 
 def _case(**timm_kwargs) -> LoadedModel:
     torch.manual_seed(0)
-    vit = READ.build(**SMALL, **timm_kwargs)
+    vit = READ.build(**(SMALL | timm_kwargs))
     return LoadedModel("small", patch(vit), READ, task=MultiLabel(7))
 
 
@@ -43,7 +43,7 @@ def test_the_dense_row_is_what_others_are_compared_with():
     assert (dense.variant, dense.r, dense.speedup, dense.realised) == ("dense", 0, 1, 1)
     assert dense.tokens_in == dense.tokens_out == 65
     assert [row.r for row in merged] == [4, 12]
-    assert [row.tokens_out for row in merged] == [49, 17]
+    assert [row.tokens_out for row in merged] == [57, 41]
     for row in merged:
         assert row.speedup == dense.ms / row.ms
         assert row.realised == row.speedup / row.mac_ratio
@@ -51,7 +51,7 @@ def test_the_dense_row_is_what_others_are_compared_with():
         assert row.samples_per_s == pytest.approx(2000 / row.ms)
         assert row.counted_macs == row.macs + row.merging_macs
         assert row.attention == dense.attention == "flash"
-    assert merged[0].token_ratio == pytest.approx((63 + 59 + 55 + 51) / 4 / 65)
+    assert merged[0].token_ratio == pytest.approx((63 + 59) / 2 / 65)
 
 
 def test_rows_are_given_as_they_come_and_with_each_round():
@@ -86,7 +86,7 @@ def test_dense_and_merged_run_on_the_same_chosen_kernels(mode, monkeypatch):
     for model in (vit, patch(vit, r=4)):
         seen.clear()
         stepper.step(model)()
-        assert seen == [True] * 4 * (2 if settings.training else 1)
+        assert seen == [True] * 2 * (2 if settings.training else 1)
 
 
 def test_weights_do_not_change_while_they_are_trained():
@@ -137,8 +137,8 @@ def test_activations_shrink_as_tokens_do_and_with_recomputation():
     dense, *merged = measure(_case(), _settings(), batch=16)
     for row in merged:
         assert row.activation_mem_mib / dense.activation_mem_mib <= row.token_ratio + 0.1
-    again, *_ = measure(_case(), _settings(checkpointing=True), batch=16)
-    assert again.activation_mem_mib < dense.activation_mem_mib / 2
+    again, *_ = measure(_case(), _settings(checkpointing=True, r=(4,)), batch=16)
+    assert again.activation_mem_mib < dense.activation_mem_mib * 0.7  # of two blocks one at a time
     assert again.macs == dense.macs
 
 
@@ -206,9 +206,9 @@ def test_a_recipes_repeats_are_in_its_batch_and_its_weights_are_not_needed(monke
     assert case.batch_size == 8
     assert case.dtype == "bfloat16"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert settle(case, CPU).dtype == "float32"
+    assert resolve_settings(case, CPU).dtype == "float32"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert settle(case, CPU).dtype == "bfloat16"
+    assert resolve_settings(case, CPU).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -228,19 +228,19 @@ def test_r_is_written_in_many_ways(text, r):
 
 def test_the_default_r_is_the_recipes_or_merges_nearly_all():
     case = _case()
-    assert settle(case, CPU).r == (64 // 4,)
+    assert resolve_settings(case, CPU).r == (64 // 2,)
     case.model.r = 3
-    assert settle(case, CPU).r == (3,)
+    assert resolve_settings(case, CPU).r == (3,)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_runs():
     case = _case()
     with pytest.raises(PlanError, match="at most 32"):
-        settle(case, CPU, r=(33,))
+        resolve_settings(case, CPU, r=(33,))
     with pytest.raises(ValueError, match="merges something"):
-        settle(case, CPU, r=(0,))
+        resolve_settings(case, CPU, r=(0,))
     with pytest.raises(ValueError, match="float32, bfloat16, float16"):
-        settle(case, CPU, dtype="int8")
+        resolve_settings(case, CPU, dtype="int8")
     with pytest.raises(ValueError, match="auto, cpu, cuda"):
         find_device("tpu")
 

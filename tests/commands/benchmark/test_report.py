@@ -9,7 +9,7 @@ from PIL import Image as Picture
 
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.plot import mac_limit, plot
-from tome_lightning.commands.benchmark.report import tell, write_json
+from tome_lightning.commands.benchmark.report import format_report, write_json
 from tome_lightning.commands.benchmark.rows import Row, Settings
 from tome_lightning.commands.benchmark.timm_model import from_timm
 
@@ -35,7 +35,7 @@ def _made_up(rows, **figures) -> list[Row]:
 
 def test_the_table_has_a_row_each_in_100_columns(rows):
     made_up = _made_up(rows, ms=5.0, speedup=2.0, mac_ratio=2.5, realised=0.8)
-    lines = tell(made_up)
+    lines = format_report(made_up)
     assert all(len(line) <= 100 for line in lines[2:])
     assert "test_vit" in lines[0]
     assert "batch 2" in lines[0]
@@ -46,28 +46,32 @@ def test_the_table_has_a_row_each_in_100_columns(rows):
 
 
 def test_the_attention_that_ran_is_told_of_dense_and_merged(rows):
-    assert "attention dense flash, merged flash" in tell(rows)[1]
+    assert "attention dense flash, merged flash" in format_report(rows)[1]
     dense, one, other, *_ = rows
     mixed = [dense, one, replace(other, attention="flash+efficient")]
-    assert "attention dense flash, merged flash or flash+efficient" in tell(mixed)[1]
+    assert "attention dense flash, merged flash or flash+efficient" in format_report(mixed)[1]
 
 
 def test_slower_than_dense_is_said_with_a_reason(rows):
     (line,) = [
         line
-        for line in tell(_made_up(rows[:2], speedup=0.8, mac_ratio=1.5, realised=0.53))
+        for line in format_report(_made_up(rows[:2], speedup=0.8, mac_ratio=1.5, realised=0.53))
         if "at most" in line
     ]
     assert line == (
         "r=2: 0.80x of at most 1.50x: slower than dense, as 17 tokens are few: larger inputs gain more"
     )
     waiting = _made_up(rows[:2], speedup=0.8, mac_ratio=1.5, realised=0.53, host_ms=9.8)
-    assert any(line.endswith("leaves the GPU waiting for launches") for line in tell(waiting))
+    assert any(
+        line.endswith("leaves the GPU waiting for launches") for line in format_report(waiting)
+    )
 
 
 def test_the_host_s_time_is_said_where_it_reaches_the_step_s(rows):
     def told(**figures) -> list[str]:
-        return [line for line in tell(_made_up(rows[:2], **figures)) if "launch-bound" in line]
+        return [
+            line for line in format_report(_made_up(rows[:2], **figures)) if "launch-bound" in line
+        ]
 
     assert told(host_ms=8.0) == told(host_ms=None) == []  # of 10 ms
     assert told(host_ms=9.8, device_ms=9.5) == []  # it waits for room in the queue of launches
@@ -75,7 +79,7 @@ def test_the_host_s_time_is_said_where_it_reaches_the_step_s(rows):
     assert "r=2 9.8 of 10.0 ms" in line
     assert "dense" not in line
     assert line.endswith("raise --batch-size, or give --compile")
-    (compiled,) = [line for line in tell([replace(row, compile=True, host_ms=10.0)
+    (compiled,) = [line for line in format_report([replace(row, compile=True, host_ms=10.0)
                    for row in _made_up(rows[:2])]) if "launch-bound" in line]  # fmt: skip
     assert "dense 10.0 of 10.0 ms, r=2 10.0 of 10.0 ms" in compiled
     assert compiled.endswith("raise --batch-size")
@@ -84,14 +88,14 @@ def test_the_host_s_time_is_said_where_it_reaches_the_step_s(rows):
 def test_a_failed_variant_and_a_doubtful_count_are_told(rows):
     failed = replace(rows[1], ms=None, speedup=None, error="out of memory: 2 GiB")
     doubtful = replace(rows[2], counted_macs=2 * rows[2].counted_macs)
-    lines = tell([rows[0], failed, doubtful])
+    lines = format_report([rows[0], failed, doubtful])
     assert "r=2: out of memory: 2 GiB" in lines
     assert any("the limit may be off" in line for line in lines)
-    assert not any("the limit may be off" in line for line in tell(rows))
+    assert not any("the limit may be off" in line for line in format_report(rows))
 
 
 def test_each_batch_size_has_a_table(rows):
-    lines = tell([*rows, *(replace(row, batch=4) for row in rows)])
+    lines = format_report([*rows, *(replace(row, batch=4) for row in rows)])
     assert sum(line.startswith("variant") for line in lines) == 2
     assert sum("batch 4" in line for line in lines) == 1
 

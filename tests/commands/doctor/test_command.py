@@ -13,9 +13,10 @@ from PIL import Image
 
 import recipes
 from datamodules.base import LabelledData
+from datamodules.sounds.sound_scenes import write_sound_scenes
 from datamodules.videos.moving_digits import write_moving_digits
 from tome_lightning.__main__ import main as command_line
-from tome_lightning.commands.doctor import Finding, Status, check_machine, machine, tell
+from tome_lightning.commands.doctor import Finding, Status, check_machine, format_findings, machine
 from tome_lightning.commands.doctor.command import doctor
 from tome_lightning.commands.doctor.findings import survive
 
@@ -54,7 +55,7 @@ def test_this_machine_runs_what_its_tests_run(found: list[Finding]):
 
 def test_each_line_that_is_not_ok_says_what_to_do(found: list[Finding]):
     assert all(f.remedy for f in found if f.status is not Status.OK)
-    text = tell(found)
+    text = format_findings(found)
     assert text.count("\n") >= len(found)
     assert f"{sum(f.status is Status.OK for f in found)} ok" in text.splitlines()[-1]
 
@@ -69,8 +70,11 @@ def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_torchaudio_that_torch_refuses_is_broken_for_audio_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    readable: Callable[[str], list[str]],
 ):
+    scenes = readable("quickstart_audio")
     real = importlib.import_module
 
     def refuse(name: str, *rest: Any) -> Any:
@@ -87,7 +91,7 @@ def test_torchaudio_that_torch_refuses_is_broken_for_audio_alone(
     )  # nothing else to wait for
     assert doctor(["--recipe", "quickstart"]) == 0
     assert "can run here" in capsys.readouterr().out
-    assert doctor(["--recipe", "quickstart_audio"]) == 1
+    assert doctor(["--recipe", "quickstart_audio", *scenes]) == 1
 
 
 def test_a_mismatched_torchvision_is_broken(monkeypatch: pytest.MonkeyPatch):
@@ -155,11 +159,16 @@ def write_digits(root: Path) -> None:
     write_moving_digits(root, {"train": 1, "val": 1})
 
 
+def write_scenes(root: Path) -> None:
+    write_sound_scenes(root, {"train": 16, "val": 8})
+
+
 WRITERS = {
     "imagenet": write_pictures,
     "kinetics": write_videos,
     "audioset": write_sounds,
     "quickstart_video": write_digits,
+    "quickstart_audio": write_scenes,
 }
 
 
@@ -170,7 +179,7 @@ def readable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[s
 
     def options(recipe: str) -> list[str]:
         kind = next((kind for kind in WRITERS if recipe.startswith(kind)), None)
-        if kind is None:  # a package ships its data
+        if kind is None:  # a package ships its data, small
             return []
         if not (base / kind).exists():
             WRITERS[kind](base / kind)

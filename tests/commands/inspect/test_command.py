@@ -14,7 +14,7 @@ import recipes
 from checkpoints import SOURCES
 from tome_lightning import fit
 from tome_lightning.__main__ import main as command_line
-from tome_lightning.commands.inspect.facts import fitting_recipes, inspect_checkpoint, tell
+from tome_lightning.commands.inspect.facts import fitting_recipes, format_facts, inspect_checkpoint
 
 
 def main(words: list[str]) -> int:
@@ -52,7 +52,7 @@ def test_a_run_s_checkpoint_says_how_it_was_trained(
     assert "r=4, prop_attn=True" in told
     assert f"test --ckpt_path {file}" in told
     assert "matched    80" in told  # all of it loads
-    assert max(map(len, tell(facts).splitlines())) <= 100
+    assert max(map(len, format_facts(facts).splitlines())) <= 100
 
 
 def saved_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def test_weights_alone_say_what_their_names_and_shapes_say(tmp_path: Path):
     assert (encoder["kind"], encoder["num_classes"]) == ("encoder", None)
     assert (tuned["dtype"], encoder["dtype"]) == ("float32", "float16")
     assert tuned["parameters"] == sum(p.numel() for p in vit.parameters())
-    assert "no head" in tell(encoder)
+    assert "no head" in format_facts(encoder)
 
 
 def test_two_sets_of_weights_are_both_named(capsys: pytest.CaptureFixture[str]):
@@ -98,7 +98,7 @@ def test_exported_weights_say_what_export_kept_beside_them(tmp_path: Path):
     for key in ("r", "prop_attn", "class_names", "recipe", "averaged", "licence"):
         assert facts[key] == about[key]
     assert (facts["input"], facts["num_classes"], facts["depth"]) == ("Image(size=16)", 3, 2)
-    assert "3: cat, dog, cow" in tell(facts)
+    assert "3: cat, dog, cow" in format_facts(facts)
 
 
 @pytest.mark.parametrize("kept", ["[1]", '{"hyper_parameters": [1], "class_names": 3}'])
@@ -107,7 +107,7 @@ def test_what_others_wrote_beside_weights_is_no_trouble(kept: str, tmp_path: Pat
     save_file(tiny().state_dict(), file, metadata={"tome_lightning": kept})
     facts = inspect_checkpoint(file)
     assert (facts["depth"], facts["width"]) == (2, 16)
-    assert tell(facts)
+    assert format_facts(facts)
 
 
 @pytest.mark.parametrize("name", ["mae_pretrain_vit_large", "videomae_vit_base_k400_finetuned"])

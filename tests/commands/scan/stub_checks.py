@@ -5,10 +5,12 @@ import signal
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datamodules.file_check import FileCheck
-from datamodules.filelist import FileList
+
+if TYPE_CHECKING:
+    from datamodules.filelist import FileList
 
 GOOD = {"frames": 60, "fps": 30.0, "height": 256, "width": 340}
 
@@ -73,7 +75,9 @@ class Data:
     def prepare_data(self) -> None:
         Path(self.root, "prepared").touch()
 
-    def files(self, split: str) -> FileList:
+    def files(self, split: str) -> "FileList":
+        from datamodules.filelist import FileList  # imports torch: not in every process
+
         names = self.lists[split]
         return FileList(names, [i % 2 for i in range(len(names))])
 

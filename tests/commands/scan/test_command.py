@@ -144,7 +144,7 @@ def test_what_a_list_names_and_is_not_there_is_written_down(stub, tmp_path):
     content = scan(data, tmp_path / "scan.json", workers=0, progress=False)
     assert content["missing"] == [{"split": "train", "path": name} for name in "xy"]
     assert [content["counts"][split]["missing"] for split in ("train", "val")] == [2, 0]
-    lines = verb.tell(content, "scan.json", data.check)
+    lines = verb.format_summary(content, "scan.json", data.check)
     assert "missing: 2, e.g. x; left out of the splits" in lines
     assert "good: 3" in lines
 
@@ -430,7 +430,7 @@ def test_the_screen_groups_bad_files_and_hints_at_large_frames():
         "counts": {"train": {"files": 1200, "classes_without_files": ["yoga"]}},
     }
     check = VideoCheck(Decoding("pyav"))
-    lines = verb.tell(content, "scan.json", check)
+    lines = verb.format_summary(content, "scan.json", check)
     assert "bad: 11" in lines
     assert "  4 OSError, e.g. 0.mp4: it: is" in lines
     assert "  2 others" in lines
@@ -439,5 +439,6 @@ def test_the_screen_groups_bad_files_and_hints_at_large_frames():
     assert lines[-1].endswith("--data.exclude scan.json")
     small = {**content, "sizes": {"340x256": 1200}, "bad": []}
     assert not any(
-        "hint" in line or "exclude" in line for line in verb.tell(small, "scan.json", check)
+        "hint" in line or "exclude" in line
+        for line in verb.format_summary(small, "scan.json", check)
     )

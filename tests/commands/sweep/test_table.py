@@ -7,7 +7,7 @@ import pytest
 
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands.sweep.rows import SweepRow, read_rows, series
-from tome_lightning.commands.sweep.table import table, tell, unlike, verdict
+from tome_lightning.commands.sweep.table import format_report, table, unlike, verdict
 
 from .rows import row
 
@@ -54,7 +54,7 @@ def test_a_table_fits_the_screen_and_its_columns_line_up():
     assert max(map(len, lines)) <= 100
     ends = {line.index("%") for line in lines[1:]}
     assert len(ends) == 1
-    assert max(map(len, tell(rows))) <= 100
+    assert max(map(len, format_report(rows))) <= 100
 
 
 def test_rows_that_wait_for_their_turn_have_gaps():

@@ -1,5 +1,6 @@
 """Pictures of a few validation samples in TensorBoard."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +10,8 @@ import yaml
 from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from datamodules.sounds.sound_scenes import write_sound_scenes
+from datamodules.videos.moving_digits import write_moving_digits
 from tome_lightning import fit
 from tome_lightning.commands.fit import Run
 from tome_lightning.commands.visualize import GroupPictures, callback
@@ -55,9 +58,19 @@ def test_it_logs_a_picture_each_epoch_and_changes_nothing(tmp_path: Path):
     assert shown.module.model.r == plain.module.model.r == 4
 
 
-@pytest.mark.parametrize("recipe", ["quickstart_video", "quickstart_audio"])
-def test_clips_and_sounds_are_drawn_as_well(recipe: str, tmp_path: Path):
-    done = run(tmp_path, recipe, CALLBACK, **{"trainer.max_epochs": 1, "data.eval_batch_size": 4})
+@pytest.mark.parametrize(
+    ("recipe", "write", "counts"),
+    [
+        ("quickstart_video", write_moving_digits, {"train": 2, "val": 1}),  # of each motion
+        ("quickstart_audio", write_sound_scenes, {"train": 8, "val": 4}),
+    ],
+)
+def test_clips_and_sounds_are_drawn_as_well(
+    recipe: str, write: Callable[..., None], counts: dict[str, int], tmp_path: Path
+):
+    write(tmp_path / "data", counts)
+    more = {"data.root": str(tmp_path / "data"), "data.eval_batch_size": 4}
+    done = run(tmp_path, recipe, CALLBACK, **more, **{"trainer.max_epochs": 1})
     (picture,) = images_of(done.directory)
     assert picture.width > 600
     assert picture.height > 300

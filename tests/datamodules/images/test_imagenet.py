@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 
-from datamodules import DataError, ImageNet
+from datamodules import DataError, ImageNet, samples
 from datamodules.filelist import UNLABELLED
 from datamodules.loader import EpochSampler
 
@@ -95,6 +95,19 @@ def test_a_seed_gives_the_same_batches_with_any_number_of_workers(make_folder) -
     expected = epoch(7, workers=0)
     assert all(torch.equal(a, b) for a, b in zip(expected, epoch(7, workers=2), strict=True))
     assert not torch.equal(expected[2], epoch(8, workers=0)[2])
+
+
+def test_only_what_draws_is_seeded(make_folder, monkeypatch) -> None:
+    """Seeding takes 24 microseconds a sample: once for a training image, never for one evaluated."""
+    seeded: list[tuple[int, ...]] = []
+    real = samples.seeded
+    monkeypatch.setattr(samples, "seeded", lambda *key: seeded.append(key) or real(*key))
+    data = small(make_folder())
+    data.setup("fit")
+    data.samples("val")[1]
+    assert seeded == []
+    data.samples("train")[1]
+    assert len(seeded) == 1
 
 
 def test_two_processes_share_an_epoch_in_equal_steps(make_folder) -> None:

@@ -3,7 +3,6 @@
 import json
 import pickle
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from ..audio_tree import CLASSES, IDS, clips, write_json, write_segments, write_
 from ..test_training import Recorder, trainer
 
 SMALL = {"frames": 64, "mels": 16, "freq_mask": 4, "time_mask": 8}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As loader workers have: with more threads the sums of features are rounded otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from datamodules import DataError
+from datamodules.packed import Packed
 from datamodules.sounds.lists import (
     Classes,
     ClipFinder,
@@ -223,6 +226,26 @@ def test_each_folder_is_listed_once_and_no_clip_is_looked_up_alone(
         found = read_lists([tmp_path / "l.json"] * 2, classes, finder)
     assert listed == [str(tmp_path / folder) for folder in "abc"] * 2  # once a list
     assert (len(found.files), len(found.missing), found.repeated) == (200, 4, 100)
+
+
+def test_of_many_files_only_the_names_of_clips_are_made_strings(
+    tmp_path: Path, classes: Classes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of 22,000 clips goes through a folder of two million."""
+    touch(tmp_path, *(f"clips/{n:03}_30.wav" for n in range(300)))
+    write_segments(tmp_path / "l.csv", {"007": MUSIC, "299": MAN})
+    read_out: list[int] = []
+    real = Packed.raw
+
+    def note(self: Packed, rows: np.ndarray | None = None) -> Iterator[bytes]:
+        read_out.append(self.total if rows is None else len(rows))
+        return real(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packed, "raw", note)
+        found = read(tmp_path, classes, "l.csv", clips="clips").files
+    assert [found.path(row) for row in range(2)] == ["clips/007_30.wav", "clips/299_30.wav"]
+    assert max(read_out) <= 10
 
 
 def test_several_lists_follow_each_other(tmp_path: Path, classes: Classes) -> None:

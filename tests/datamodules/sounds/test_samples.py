@@ -1,7 +1,7 @@
 """Training clips: what is mixed with what, from which draws, and what replaces a bad file."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,6 @@ from datamodules.sounds.transforms import SpecAugment, WaveAugment, centre
 
 CLASSES = 4
 FRONT_END = FrontEnd(frames=40, mels=16)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As loader workers have: with more threads the sums of features are rounded otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def read(path: str) -> Tensor:

@@ -164,20 +164,20 @@ class EndToEnd:
 def limited_by(run: EndToEnd) -> str:
     """What limits the speed of the run as it is."""
     shares = run.shares()
-    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     if run.waiting_share >= WAITS:
         return limiting_words(run.waiting_share, run.repeats)
     costs = {name: share for name, share in shares.items() if name not in ("data", "the model")}
     largest = max(costs, key=lambda name: costs[name])
     if costs[largest] < MATTERS:
-        return f"the model itself ({told})"
+        return f"the model itself ({words})"
     remedies = {
         "the optimizer": "it does not shrink with the tokens; a larger batch needs fewer of its steps",
         "Lightning and the callbacks": "a larger batch makes it count for less",
         "merging": "merging and what else does not shrink with the tokens; more tokens or a larger "
         "batch make it count for less",
     }
-    return f"{largest}: {costs[largest]:.0%} of the time, {remedies[largest]} ({told})"
+    return f"{largest}: {costs[largest]:.0%} of the time, {remedies[largest]} ({words})"
 
 
 def verdict(run: EndToEnd) -> str:

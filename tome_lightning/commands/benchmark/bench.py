@@ -81,11 +81,11 @@ def benchmark(
         raise UsageError("benchmark needs --model NAME (timm's) or --recipe NAME|FILE.")
     rs = None if r is None else r if isinstance(r, tuple) else (r,)
     batches = [batch_size] if isinstance(batch_size, int) else batch_size
-    settings = settle(
+    settings = resolve_settings(
         loaded, where, rs, mode, dtype, compile=compile, prop_attn=prop_attn,
         checkpointing=checkpointing, rounds=rounds,
     )  # fmt: skip
-    return run(loaded, settings, settle_batches(loaded, settings, batches))
+    return run(loaded, settings, resolve_batches(loaded, settings, batches))
 
 
 def run(
@@ -110,7 +110,7 @@ def run(
     return rows
 
 
-def settle(
+def resolve_settings(
     loaded: LoadedModel,
     device: torch.device,
     r: Sequence[R] | None = None,
@@ -166,7 +166,7 @@ def default_r(loaded: LoadedModel, training: bool) -> R:
     return max(1, (loaded.tokens(training) - model.num_prefix) // model.depth)
 
 
-def settle_batches(
+def resolve_batches(
     loaded: LoadedModel, settings: Settings, given: Sequence[int] | None
 ) -> list[int]:
     """The batch sizes: given, the recipe's, 8 on a CPU, or one that keeps a GPU busy, 64 or more.

@@ -41,23 +41,28 @@ def main(argv: list[str]) -> int:
         _time_loader(given, others)
         return 0
     with leaving_at_ctrl_c():
-        from tome_lightning.commands.benchmark.bench import find_device, run, settle, settle_batches
+        from tome_lightning.commands.benchmark.bench import (
+            find_device,
+            resolve_batches,
+            resolve_settings,
+            run,
+        )
         from tome_lightning.commands.r_words import parse_r
     device = find_device(given.device)
     with leaving_at_ctrl_c():  # that of a recipe imports Lightning
         loaded = _load(given, others)
     rs = None if given.r is None else [parse_r(text) for text in given.r]
-    settings = settle(
+    settings = resolve_settings(
         loaded, device, rs, given.mode, given.dtype, compile=given.compile,
         prop_attn=given.prop_attn, checkpointing=given.checkpointing, rounds=given.rounds,
     )  # fmt: skip
-    batches = settle_batches(loaded, settings, given.batch_size)
+    batches = resolve_batches(loaded, settings, given.batch_size)
     output = _Output(given.json, given.plot, loaded, settings.training)
     rows = run(loaded, settings, batches, after=output.take, meanwhile=output.keep)
     output.draw(rows)
     if given.end_to_end:
         output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
-    output.tell_files()
+    output.say_files()
     return int(any(row.error is not None for row in rows))
 
 
@@ -95,7 +100,7 @@ def _parser() -> VerbParser:
 
 
 def _check(given: argparse.Namespace, others: Sequence[str]) -> None:
-    """Refuse what needs no model to be refused."""
+    """Refuse contradicting options before a model is built."""
     recipe = any(word.split("=")[0] in ("--recipe", "--config", "-c") for word in others)
     if given.model is None and not recipe:
         raise UsageError("benchmark needs --model NAME (timm's) or --recipe NAME|FILE.")
@@ -164,9 +169,9 @@ class _Output:
 
     def take(self, rows: list[Row]) -> None:
         """Print the rows of the batch size that was measured last; write all."""
-        from tome_lightning.commands.benchmark.report import tell
+        from tome_lightning.commands.benchmark.report import format_report
 
-        say("\n".join(tell([row for row in rows if row.batch == rows[-1].batch])))
+        say("\n".join(format_report([row for row in rows if row.batch == rows[-1].batch])))
         self.keep(rows)
 
     def keep(self, rows: list[Row]) -> None:
@@ -187,7 +192,7 @@ class _Output:
             merged = max((row.tokens_in - row.tokens_out) / row.depth for row in rows)
             plot(rows, mac_limit(self.loaded, self.training, 1.15 * max(most, merged)), self.plot)
 
-    def tell_files(self) -> None:
+    def say_files(self) -> None:
         for path in (self.json, self.plot):
             if path is not None:
                 say(f"written: {path}")

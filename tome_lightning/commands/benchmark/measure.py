@@ -160,7 +160,7 @@ class _Stepper:
         return 2 if self.settings.training else 1
 
     def whole_cycle(self, step: Callable[[], None]) -> Callable[[], None]:
-        """What has the memory of a step in the middle of a run, where it is begun without gradients.
+        """Steps that hold as much memory as one in the middle of a run, begun without gradients.
 
         Neither the profiler nor CUDA's peak less what was there before sees the release of older
         gradients: those of the last step have to be made within it (`drop_gradients` comes before).
@@ -293,7 +293,7 @@ def _why_failed(error: Exception) -> str:
 
 @contextmanager
 def _compiling(variants: int) -> Iterator[None]:
-    """Room for one graph a variant, forward, and none left over from another batch size."""
+    """Let torch compile a graph for each variant, and drop those of another batch size."""
     torch.compiler.reset()
     with DYNAMO.patch(recompile_limit=max(8, 2 * variants)):
         yield

@@ -22,7 +22,7 @@ HEAD = (
 )  # fmt: skip
 
 
-def tell(rows: Sequence[Row]) -> list[str]:
+def format_report(rows: Sequence[Row]) -> list[str]:
     """Lines for the screen: of each batch size what was measured, the table, and the verdicts."""
     lines: list[str] = []
     for _, group in groupby(rows, key=lambda row: row.batch):
@@ -73,10 +73,10 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
 def _verdict(row: Row) -> str:
     if row.speedup is None or row.realised is None:
         return f"{row_name(row)}: {row.ms:.1f} ms; no dense time to compare with"
-    told = f"{row_name(row)}: {row.speedup:.2f}x of at most {row.mac_ratio:.2f}x"
+    words = f"{row_name(row)}: {row.speedup:.2f}x of at most {row.mac_ratio:.2f}x"
     if row.speedup >= 1:
-        return f"{told} ({row.realised:.0%} realised)"
-    return f"{told}: slower than dense, {_why_slower(row)}"
+        return f"{words} ({row.realised:.0%} realised)"
+    return f"{words}: slower than dense, {_why_slower(row)}"
 
 
 def _why_slower(row: Row) -> str:
@@ -94,10 +94,10 @@ def _launch_bound(rows: Sequence[Row]) -> list[str]:
     waiting = [row for row in rows if row.launch_bound]
     if not waiting:
         return []
-    told = ", ".join(f"{row_name(row)} {row.host_ms:.1f} of {row.ms:.1f} ms" for row in waiting)
+    words = ", ".join(f"{row_name(row)} {row.host_ms:.1f} of {row.ms:.1f} ms" for row in waiting)
     way_out = "raise --batch-size" if rows[0].compile else "raise --batch-size, or give --compile"
     return [
-        f"launch-bound: the GPU waits for the host, which needs {told} to launch a step. These times "
+        f"launch-bound: the GPU waits for the host, which needs {words} to launch a step. These times "
         f"are the host's, not the GPU's: {way_out}"
     ]
 

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     Raises:
         UsageError: For a user's mistake.
     """
-    from tome_lightning.commands.compare.runs import compare, tell
+    from tome_lightning.commands.compare.runs import compare, format_comparison
 
     parser = VerbParser(
         prog="python -m tome_lightning compare",
@@ -30,4 +30,4 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     given = parser.parse_args(argv)
     found = compare(*given.runs)
-    say(json.dumps(found, indent=2) if given.json else tell(found))
+    say(json.dumps(found, indent=2) if given.json else format_comparison(found))

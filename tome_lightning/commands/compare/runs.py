@@ -1,4 +1,4 @@
-"""Runs side by side, from their ``summary.json``: what ``compare`` tells."""
+"""Runs side by side, from their ``summary.json``: what ``compare`` shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FACTS: dict[str, Any] = {  # of environment.json
 
 
 class RunSummary(NamedTuple):
-    """A run as its directory tells of it.
+    """What a run's directory says of it.
 
     Attributes:
         name: Its directory, as given.
@@ -115,7 +115,7 @@ def compare(*paths: str | Path) -> dict[str, Any]:
     }
 
 
-def tell(found: Mapping[str, Any]) -> str:
+def format_comparison(found: Mapping[str, Any]) -> str:
     """The comparison as lines for the screen."""
     shown = {
         what: [_cell(what, value) for value in values]
@@ -207,7 +207,7 @@ def _differing(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
 
 
 def _warnings(runs: Sequence[RunSummary]) -> list[str]:
-    told = []
+    lines = []
     for key, words in (
         ("recipe", "the recipes differ: what they share may be little"),
         ("device", "speed was measured on different devices"),
@@ -218,18 +218,18 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
         values = [run.summary.get(key) for run in runs]
         known = [value for value in values if value]
         if any(value != known[0] for value in known):
-            told.append(words)
+            lines.append(words)
     if len({_measured_list(run.summary) for run in runs} - {None}) > 1:
-        told.append("the lists of data differ: the metrics are of other samples")
+        lines.append("the lists of data differ: the metrics are of other samples")
     for run in runs:
         ended, steps = run.summary.get("ended", "finished"), run.summary.get("steps")
         if ended != "finished":
-            told.append(f"{run.name} did not finish: {ended} after {steps} steps")
+            lines.append(f"{run.name} did not finish: {ended} after {steps} steps")
     if len({(run.environment.get("versions") or {}).get("torch") for run in runs} - {None}) > 1:
-        told.append("torch was not of the same version, and with it the speed")
+        lines.append("torch was not of the same version, and with it the speed")
     if not all(run.config for run in runs):
-        told.append("not every run has its config.yaml beside it: settings are not compared")
-    return told
+        lines.append("not every run has its config.yaml beside it: settings are not compared")
+    return lines
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -6,11 +6,20 @@ from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
     from tome_lightning.commands.doctor.command import doctor, main
-    from tome_lightning.commands.doctor.findings import Finding, Status, tell
+    from tome_lightning.commands.doctor.findings import Finding, Status, format_findings, tell
     from tome_lightning.commands.doctor.machine import check_machine
     from tome_lightning.commands.doctor.recipe import check_recipe
 
-__all__ = ["Finding", "Status", "check_machine", "check_recipe", "doctor", "main", "tell"]
+__all__ = [
+    "Finding",
+    "Status",
+    "check_machine",
+    "check_recipe",
+    "doctor",
+    "format_findings",
+    "main",
+    "tell",
+]
 
 __getattr__ = lazily(
     __name__,
@@ -20,6 +29,7 @@ __getattr__ = lazily(
         "check_machine": "tome_lightning.commands.doctor.machine",
         "check_recipe": "tome_lightning.commands.doctor.recipe",
         "doctor": "tome_lightning.commands.doctor.command",
+        "format_findings": "tome_lightning.commands.doctor.findings",
         "main": "tome_lightning.commands.doctor.command",
         "tell": "tome_lightning.commands.doctor.findings",
     },

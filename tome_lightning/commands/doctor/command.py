@@ -47,7 +47,7 @@ def doctor(words: list[str] | None = None) -> int:
     Returns:
         1 if something that is needed is broken, else 0.
     """
-    from tome_lightning.commands.doctor.findings import Status, broken, first_line, tell
+    from tome_lightning.commands.doctor.findings import Status, broken, first_line, format_findings
     from tome_lightning.commands.doctor.machine import check_machine
     from tome_lightning.commands.doctor.recipe import check_recipe
     from tome_lightning.trust import foreign_classes
@@ -68,7 +68,7 @@ def doctor(words: list[str] | None = None) -> int:
         found += more
         wrong += [f for f in more if f.status is Status.BROKEN]
         wrong = [f for f in wrong if f.needed_by in ("", kind)]
-    say(tell(found))
+    say(format_findings(found))
     if words:
         missing = any(f.what == "weights" and f.status is Status.WARNING for f in found)
         able = "can run here once its weights are there" if missing else "can run here"

@@ -60,11 +60,11 @@ def survive(what: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:
-        told = f"could not be checked: {type(error).__name__}: {first_line(error)}"
-        return [broken(what, told, "see the lines above; if they are fine, report this")]
+        words = f"could not be checked: {type(error).__name__}: {first_line(error)}"
+        return [broken(what, words, "see the lines above; if they are fine, report this")]
 
 
-def tell(findings: Iterable[Finding]) -> str:
+def format_findings(findings: Iterable[Finding]) -> str:
     """Lines for the screen, and how many of each kind."""
     findings = list(findings)
     counts = [
@@ -73,3 +73,6 @@ def tell(findings: Iterable[Finding]) -> str:
         if any(f.status is status for f in findings)
     ]
     return "\n".join([*map(str, findings), ", ".join(counts)])
+
+
+tell = format_findings  # its name in earlier versions

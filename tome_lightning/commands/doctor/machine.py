@@ -233,12 +233,12 @@ def _video() -> Iterator[Finding]:
                 shape = tuple(video.frames([0, CLIP_FRAMES - 1]).shape)
                 video.close()
             except DataError as error:
-                told, _, remedy = str(error).partition("; ")
+                what, _, remedy = str(error).partition("; ")
                 kind = broken if name == "pyav" else warning
                 if name != "pyav":
                     cure = remedy.removesuffix(", or --data.decoder pyav")
                     remedy = f"not needed, others decode; to have it: {cure}"
-                yield kind("video", told, remedy, VIDEO)
+                yield kind("video", what, remedy, VIDEO)
                 continue
             except Exception as error:
                 yield broken("video", f"{name}: {first_line(error)}", "--data.decoder pyav", VIDEO)
@@ -276,8 +276,8 @@ def _audio() -> Iterator[Finding]:
         require_torchaudio()
         require_decoders()
     except DataError as error:
-        told, _, remedy = str(error).rpartition("; ")
-        yield broken("audio", told, remedy, AUDIO)
+        what, _, remedy = str(error).rpartition("; ")
+        yield broken("audio", what, remedy, AUDIO)
         return
     soundfile: Any = importlib.import_module("soundfile")
     wave = torch.sin(torch.arange(16_000) * (2 * math.pi * 440 / 16_000)).numpy()

@@ -131,8 +131,8 @@ def _weights(plan: Any) -> Iterator[Finding]:
     except checkpoints.CheckpointError as error:
         yield broken("weights", str(error), "name another with --model.checkpoint")
         return
-    if told := difference(name, identity.preprocessing, plan.datamodule):
-        yield warning("samples", told, "the named options, unless the difference is meant")
+    if words := difference(name, identity.preprocessing, plan.datamodule):
+        yield warning("samples", words, "the named options, unless the difference is meant")
     size, ours = (identity.depth, identity.width), (len(vit.blocks), vit.embed_dim)
     if size != ours:
         words = f"{name} has {size[0]} blocks of {size[1]}, the model {ours[0]} of {ours[1]}"

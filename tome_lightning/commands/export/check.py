@@ -37,10 +37,10 @@ class Difference(NamedTuple):
         return max(TOLERANCE * self.scale, 4 * self.own)
 
     def __str__(self) -> str:
-        told = f"{self.largest:.1e} (logits up to {self.scale:.2g})"
+        words = f"{self.largest:.1e} (logits up to {self.scale:.2g})"
         if self.largest > TOLERANCE * self.scale and self.own > TOLERANCE * self.scale:
-            told += f", where rounding alone costs the model {self.own:.1e}"
-        return told
+            words += f", where rounding alone costs the model {self.own:.1e}"
+        return words
 
 
 class Probe(NamedTuple):

@@ -77,16 +77,16 @@ class Exported:
             what = "any batch size" if self.batch is None else f"batches of {self.batch}"
             against = "ONNX Runtime" if self.format == "onnx" else "torch.export.load"
             against = f"run by {against} on {len(SEEDS)} random batches"
-        told = [
+        lines = [
             f"Wrote {self.file}: {self.mib:.1f} MiB, {what}",
             f"  {merging}",
             f"  {against}: largest difference {self.difference}",
         ]
         if self.averaged:
-            told.append("  averaged weights: the mean over training, not the last step's")
+            lines.append("  averaged weights: the mean over training, not the last step's")
         if self.licence:
-            told.append(f"  licence: {self.licence}")
-        return [*told, "Load it:", *(f"    {line}" for line in self.usage)]
+            lines.append(f"  licence: {self.licence}")
+        return [*lines, "Load it:", *(f"    {line}" for line in self.usage)]
 
 
 def export_model(

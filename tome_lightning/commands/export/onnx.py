@@ -29,7 +29,7 @@ INPUT, OUTPUT = "x", "logits"
 
 
 def check_packages() -> None:
-    """Refuse to begin without what ONNX needs.
+    """Refuse to begin where packages that ONNX needs are missing.
 
     Raises:
         UsageError: With the command that installs it.
@@ -142,7 +142,7 @@ def check_onnx(file: Path, probes: Sequence[Probe]) -> Difference:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporter and rewriter say of their own workings."""
+    """Silence what the exporter and the rewriter log about themselves."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

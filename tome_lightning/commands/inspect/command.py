@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
         from tome_lightning.commands.inspect.facts import (
             dry_run,
             fitting_recipes,
+            format_facts,
             inspect_checkpoint,
-            tell,
         )
     facts = inspect_checkpoint(given.file)
     fitting = fitting_recipes(facts)
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         say(json.dumps({**facts, "recipes": fitting, **loads}, indent=2))
         return
     say(given.file)
-    say(tell(facts))
+    say(format_facts(facts))
     if facts["what"] == "a run's checkpoint":
         say(f"  test it      python -m tome_lightning test --ckpt_path {typed(given.file)}")
     elif fitting:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, without running anything in it: what ``inspect`` tells."""
+"""What a checkpoint is, without running anything in it: what ``inspect`` shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from checkpoints.hub_folder import has_weights, weight_files
 from checkpoints.licence import licence_of, licence_of_name
 from checkpoints.notes import exported
 from checkpoints.reading import read
-from checkpoints.report import told_sets
+from checkpoints.report import describe_sets
 from checkpoints.sources import SOURCES, weights_dir
 from tome_lightning.arguments import read_yaml
 from tome_lightning.errors import UsageError
@@ -73,14 +73,14 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
     return {"what": "a run's checkpoint", **facts, **_of_run(ours)}
 
 
-def tell(facts: Mapping[str, Any]) -> str:
+def format_facts(facts: Mapping[str, Any]) -> str:
     """The facts as lines for the screen."""
     rows: dict[str, str] = {"what": str(facts["what"])}
     if facts.get("averaged"):
         rows["what"] += " (averaged weights)"
     kind = ", ".join(str(facts[key]) for key in ("family", "kind") if facts.get(key))
     rows["weights"] = kind
-    rows["sets"] = told_sets(facts["taken"], facts["held"]) if facts.get("held") else ""
+    rows["sets"] = describe_sets(facts["taken"], facts["held"]) if facts.get("held") else ""
     rows["model"] = str(facts.get("model") or "")
     rows["input"] = str(facts.get("input") or "")
     rows["classes"] = _classes(facts)
@@ -257,16 +257,16 @@ def _of_parts(given: Mapping[str, Any]) -> dict[str, Any]:
     part, task = _mapping(given.get("input")), _mapping(given.get("task"))
     kind = str(part.get("class_path", "")).rpartition(".")[2]
     sizes = _mapping(part.get("init_args"))
-    told = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
+    words = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
     return {
-        "input": f"{kind}({told})" if kind else None,
+        "input": f"{kind}({words})" if kind else None,
         "spectrogram": kind == "Spectrogram",
         "num_classes": _mapping(task.get("init_args")).get("num_classes"),
     }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """What a file may have put there, if it is what we put there."""
+    """A value out of a file if it is a mapping, as in our own files; else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 

@@ -19,7 +19,7 @@ __all__ = ["main", "scan"]
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb; nothing is wrong with it whatever the files are like.
+    """Run the verb; bad files are a result, not a failure.
 
     Args:
         argv: The command line after `scan`.
@@ -32,10 +32,10 @@ def main(argv: list[str]) -> None:
     data = _data(arguments.argv, given.out)
     splits = [split.strip() for split in given.splits.split(",")]
     content = scan(data, given.out, splits, given.quick, given.workers, recipe=arguments.recipe)
-    say("\n".join(tell(content, given.out, data.file_check(given.quick))))
+    say("\n".join(format_summary(content, given.out, data.file_check(given.quick))))
 
 
-def tell(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
+def format_summary(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
     """Lines for the screen: what a scan by that check found, and what to do with it."""
     splits = ", ".join(f"{name} {count['files']:,}" for name, count in content["counts"].items())
     lines = [f"{content['files']:,} files ({splits}; lists {content['manifest_hash']})"]
@@ -47,14 +47,14 @@ def tell(content: Mapping[str, Any], out: str, check: FileCheck) -> list[str]:
             f"missing: {len(missing):,}, e.g. {missing[0]['path']}; left out of the splits"
         )
     lines += check.tell(content)
-    lines += _tell_bad(content["bad"])
+    lines += _format_bad(content["bad"])
     leave_out = (
         f"; to leave the bad files out: --data.exclude {typed(out)}" if content["bad"] else ""
     )
     return [*lines, f"written: {out}{leave_out}"]
 
 
-def _tell_bad(bad: Sequence[Mapping[str, str]]) -> list[str]:
+def _format_bad(bad: Sequence[Mapping[str, str]]) -> list[str]:
     """The number of bad files, and of the three most frequent types of error one example."""
     kinds = Counter(row["reason"].partition(":")[0] for row in bad)
     lines = [f"bad: {len(bad):,}"]

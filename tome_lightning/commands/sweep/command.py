@@ -139,13 +139,13 @@ class _Output:
             write_json([row.as_dict() for row in rows], self.given.json)
 
     def finish(self) -> None:
-        from tome_lightning.commands.sweep.table import tell
+        from tome_lightning.commands.sweep.table import format_report
 
         given: Any = self.given
         rows = [*self.rows, *self.added]
         if not rows:
             return
-        say("\n".join(tell(rows, given.within)))
+        say("\n".join(format_report(rows, given.within)))
         written = [given.json] if given.json is not None and self.rows else []
         if given.plot is not None and any(row.samples_per_s is not None for row in rows):
             from tome_lightning.commands.sweep.plot import plot

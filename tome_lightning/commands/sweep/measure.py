@@ -104,11 +104,11 @@ def run(
         with quiet_but_bar():
             prepared = PreparedSweep(stage, argv, Path(folder, "run"), limit)
         prepared.model.follow(prepared.datamodule)
-        rows = _planned(prepared, settle_r(r, prepared.model.model), name)
+        rows = _planned(prepared, resolve_r(r, prepared.model.model), name)
         return _Sweep(prepared, rows, after or (lambda rows: None)).run(batch_size, rounds)
 
 
-def settle_r(given: Sequence[R], model: ToMeViT) -> list[R]:
+def resolve_r(given: Sequence[R], model: ToMeViT) -> list[R]:
     """What is measured: r=0, then what was given, each once.
 
     Raises:
@@ -117,13 +117,13 @@ def settle_r(given: Sequence[R], model: ToMeViT) -> list[R]:
     """
     if not given:
         raise UsageError("sweep needs some r, such as --r 0 4 8 keep=0.9.")
-    settled: dict[str, R] = {"0": 0}
+    resolved: dict[str, R] = {"0": 0}
     for one in given:
         check_possible(one, model.depth, model.num_tokens, model.num_prefix)
         one = check_r(one, model.depth)
         merges = any(layer_plan(one, model.depth, model.num_tokens, model.num_prefix))
-        settled.setdefault(r_text(one) if merges else "0", one)
-    return list(settled.values())
+        resolved.setdefault(r_text(one) if merges else "0", one)
+    return list(resolved.values())
 
 
 class _Sweep:
@@ -152,7 +152,7 @@ class _Sweep:
             row, value=value, delta=value - (value if dense is None else dense),
             samples=self.prepared.samples(), measured_on=found.counted, metrics=dict(found.metrics),
         )  # fmt: skip
-        self._tell()
+        self._report()
 
     def _time(self, batch_size: int | None, rounds: int | None) -> None:
         """Throughput of all rows, in turn; the weights are the trained ones, the batch is noise."""
@@ -175,9 +175,9 @@ class _Sweep:
             )  # fmt: skip
             if timed.error is not None:
                 _say(f"{self.rows[i].label}: {timed.error}")
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self.after([row for row in self.rows if row.value is not None or row.ms is not None])
 
 

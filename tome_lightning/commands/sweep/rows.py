@@ -124,7 +124,7 @@ def series(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
     firsts = [group[0] for group in groups.values()]
     named: dict[str, list[SweepRow]] = {}
     for group in groups.values():
-        label = _tell_apart(group[0], firsts)
+        label = _distinguish(group[0], firsts)
         while label in named:  # the same run, measured twice
             label += "'"
         named[label] = group
@@ -136,7 +136,7 @@ def _identity(row: SweepRow) -> tuple[Any, ...]:
     return (row.name, row.checkpoint, row.prop_attn, row.metric, *measured)
 
 
-def _tell_apart(row: SweepRow, others: Sequence[SweepRow]) -> str:
+def _distinguish(row: SweepRow, others: Sequence[SweepRow]) -> str:
     same = [other for other in others if other.name == row.name]
     words = [row.name]
     if any(other.prop_attn != row.prop_attn for other in same):

@@ -16,7 +16,7 @@ DRIFT = 0.1  # share by which speeds of the same work may differ before it is sa
 LABEL = 22  # characters of an r's column at most
 
 
-def tell(rows: Sequence[SweepRow], within: float = 0.5) -> list[str]:
+def format_report(rows: Sequence[SweepRow], within: float = 0.5) -> list[str]:
     """Lines for the screen: of each run what was measured, the table, the verdict.
 
     Args:
@@ -132,8 +132,8 @@ def _cells(row: SweepRow) -> tuple[str, ...]:
 
 
 def _in_words(row: SweepRow) -> str:
-    told = f"{row.label} ({_points(row)}"
-    return f"{told}, {row.speedup:.2f}x)" if row.speedup is not None else f"{told})"
+    words = f"{row.label} ({_points(row)}"
+    return f"{words}, {row.speedup:.2f}x)" if row.speedup is not None else f"{words})"
 
 
 def _points(row: SweepRow, abs_: bool = False) -> str:

@@ -49,18 +49,18 @@ def main(argv: list[str]) -> None:
     say(f"{named}{loaded.weights}")
     for file, groups in zip(given.input, found, strict=True):
         for g in groups:
-            say(f"  {file}, {_tell(g, loaded.model.num_tokens)}")
+            say(f"  {file}, {_describe(g, loaded.model.num_tokens)}")
     if all(g.tokens == loaded.model.num_tokens for groups in found for g in groups):
         say("nothing has merged: ask for more with --r")
     say(f"written: {given.out}")
 
 
-def _tell(g: Groups, num_tokens: int) -> str:
+def _describe(g: Groups, num_tokens: int) -> str:
     merged = int((g.sizes > 1).sum())
-    told = "nothing merges" if not merged else (
+    words = "nothing merges" if not merged else (
         f"{merged} of {len(g.sizes)} groups hold several patches, the largest {g.sizes.max()}"
     )  # fmt: skip
-    return f"{g.when}: {num_tokens} -> {g.tokens} tokens, {told}"
+    return f"{g.when}: {num_tokens} -> {g.tokens} tokens, {words}"
 
 
 def _parser() -> VerbParser:

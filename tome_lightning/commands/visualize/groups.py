@@ -42,11 +42,11 @@ class Groups:
         """r and the blocks that have run, in words."""
         r = self.r
         if isinstance(r, dict):
-            told = ", ".join(f"{name} {value:g}" for name, value in r.items()).removeprefix("r ")
+            words = ", ".join(f"{name} {value:g}" for name, value in r.items()).removeprefix("r ")
         else:
-            told = str(r) if isinstance(r, int) else ",".join(map(str, r))
-        name = "" if told.startswith("keep") else "r "
-        return f"{name}{told if len(told) < 25 else told[:22] + '..'}, block {self.depth}"
+            words = str(r) if isinstance(r, int) else ",".join(map(str, r))
+        name = "" if words.startswith("keep") else "r "
+        return f"{name}{words if len(words) < 25 else words[:22] + '..'}, block {self.depth}"
 
     @property
     def label(self) -> str:
