@@ -222,7 +222,7 @@ def metrics_of(ckpt: str | Path | None) -> dict[str, float]:
         return {}
     record = (read_header(Path(ckpt)).get("callbacks") or {}).get("RunRecord") or {}
     metrics = record.get("metrics")
-    return metrics if fits(metrics, dict[str, int | float]) else {}
+    return dict(metrics) if metrics and fits(metrics, dict[str, int | float]) else {}
 
 
 def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | None) -> None:
