@@ -179,7 +179,7 @@ def readable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[s
 
     def options(recipe: str) -> list[str]:
         kind = next((kind for kind in WRITERS if recipe.startswith(kind)), None)
-        if kind is None:  # a package ships its data, small
+        if kind is None:  # a package ships its data
             return []
         if not (base / kind).exists():
             WRITERS[kind](base / kind)

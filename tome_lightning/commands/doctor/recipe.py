@@ -106,7 +106,7 @@ def _weights(plan: Any) -> Iterator[Finding]:
     from checkpoints.sources import weights_dir
     from tome_lightning.inputs.preprocessing import difference
 
-    name, vit = plan.model.checkpoint, plan.model.vit
+    name, vit = plan.model.hparams["checkpoint"], plan.model.vit
     if name is None:
         yield ok("weights", "random, as the recipe says")
         return

@@ -210,7 +210,7 @@ def _name(prepared: PreparedSweep) -> str:
         folder = folder.parent if folder.name == "checkpoints" else folder
         short = f"{folder.parent.name}/{folder.name}"
         return short if path.name == "best.ckpt" else f"{short}, {path.stem}"
-    return prepared.recipe or Path(str(prepared.model.checkpoint)).stem
+    return prepared.recipe or Path(str(prepared.model.hparams["checkpoint"])).stem
 
 
 def _batch(data: Any, dense_macs: int, device: torch.device) -> int:
