@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from checkpoints import CheckpointError, identify, load
 from checkpoints.hub import fetch, parse
-from tome_lightning.inputs import Image
+from tome_lightning.inputs import Clip, Image, Spectrogram
 
 from .hub_server import COMMIT, serving
 
@@ -141,3 +142,44 @@ def test_a_look_fetches_the_config_alone(hub: Path):
     assert not any((hub.parent / "hub").rglob("model.safetensors"))
     fetch("hf-hub:owner/small")
     assert identify("hf-hub:owner/small") == identity
+
+
+@torch.no_grad()
+def test_timms_port_of_audiomae_is_a_spectrogram_model_of_its_grid(tmp_path: Path):
+    # its positions alone do not tell 8x4 patches from others; the config does
+    theirs = Spectrogram(frames=64, mels=32, patch=8, stride=8).build(num_classes=3, **VIT).eval()
+    config = {
+        "architecture": "vit_base_patch16_224", "num_classes": 3, "global_pool": "avg",
+        "model_args": {"img_size": [64, 32], "patch_size": 8, "in_chans": 1, **VIT},
+        "pretrained_cfg": {"input_size": [1, 64, 32], "mean": [0.5], "std": [0.5]},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    identity = identify(tmp_path)
+    assert (identity.family, identity.pooling) == ("audiomae", "avg")
+    assert identity.preprocessing.mean == (-4.2677393,)  # timm's are of images
+    sounds = torch.randn(2, 1, 64, 32, generator=torch.Generator().manual_seed(0))
+    ours = Spectrogram(frames=64, mels=32, patch=8, stride=8).build(num_classes=3, **VIT).eval()
+    load(ours, tmp_path)
+    assert torch.equal(ours(sounds), theirs(sounds))
+    shorter = Spectrogram(frames=48, mels=32, patch=8, stride=8).build(num_classes=3, **VIT)
+    assert load(shorter, tmp_path).notes["pos_embed"] == "trimmed from 8 to 6 time steps"
+    with pytest.raises(CheckpointError, match="use a Spectrogram input"):
+        load(Image(size=32, patch=8).build(num_classes=3, **VIT), tmp_path)
+
+
+def test_videomae_v2_has_the_names_of_videomae(tmp_path: Path, videomae: Any):
+    weights = {f"model.{name}": value for name, value in videomae("fine-tuned").items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "VideoMAEv2_Base", "auto_map": {"x": "y"}}'
+    )
+    identity = identify(tmp_path)
+    assert (identity.family, identity.kind, identity.positions) == (
+        "videomae",
+        "fine-tuned",
+        "sinusoid",
+    )
+    clip = Clip(frames=6, size=32, patch=8, positions="sinusoid", key_bias=False)
+    model = clip.build(num_classes=7, embed_dim=32, depth=2, num_heads=4)
+    assert not load(model, tmp_path).new
