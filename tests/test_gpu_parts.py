@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tome_lightning.commands.benchmark.command import _parser, split
+from tome_lightning.commands.benchmark.command import _parser
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / ".ci" / "gpu"
@@ -71,8 +71,7 @@ def test_every_part_ends_in_time_and_its_options_are_the_verbs(stub, tmp_path):
             assert cache == str(tmp_path / "out" / "inductor")  # compiled once, whoever cuts it off
             if "benchmark" not in words:
                 continue
-            own, _ = split(words[3:])
-            options = _parser().parse_args(own)
+            options, _ = _parser().parse_own(words[3:])
             assert options.compile == part.endswith("-compiled")
             assert bool(options.prop_attn) == ("-prop" in part)
             assert options.json == tmp_path / "out" / f"{part}-{options.mode}.json"

@@ -71,8 +71,11 @@ def test_our_module_has_its_data_set_up_together() -> None:
     """In every verb: Lightning calls the hook before the data module's own set-up."""
     for processes in (1, 2):
         data = ImageNet("none")
-        trainer = SimpleNamespace(datamodule=data, world_size=processes)
-        assert FineTune.configure_callbacks(SimpleNamespace(trainer=trainer)) == []  # type: ignore[arg-type]
+        trainer = SimpleNamespace(
+            datamodule=data, world_size=processes, callbacks=["resume", "guard"]
+        )
+        module: Any = SimpleNamespace(trainer=trainer, resume="resume", guard="guard")
+        assert FineTune.configure_callbacks(module) == []
         assert isinstance(data.setup, same_data._Together) == (processes > 1)
 
 
