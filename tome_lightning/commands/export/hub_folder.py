@@ -108,7 +108,7 @@ def card(loaded: LoadedModel, about: dict[str, Any], metrics: dict[str, float]) 
         f"- tokens merged by block: {plan}, {net.num_tokens} -> {net.num_tokens - sum(plan)}",
         f"- measured at this r: {measured or 'not noted'}",
         f"- input: {list(loaded.shape)}, mean {list(loaded.mean)}, std {list(loaded.std)}",
-        f"- weights: {'averaged over training' if about['averaged'] else 'of the last best epoch'}",
+        f"- weights: {'averaged over training' if about['averaged'] else 'of the best epoch'}",
         f"- licence of what it started from: {licence or 'not known'}",
         f"- made by tome_lightning {about['versions']['tome_lightning']}",
         "",
