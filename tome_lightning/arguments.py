@@ -229,6 +229,32 @@ def data_options() -> set[str]:
     return {f"data.{name}" for cls in datamodules.data_sets() for name in cls.options()}
 
 
+def options_in(parser: argparse.ArgumentParser) -> set[str]:
+    """The long options of a parser, without dashes; not those that add to a list (``--x+``)."""
+    options = (option for action in parser._actions for option in action.option_strings)
+    return {option.removeprefix("--") for option in options if not option.endswith("+")}
+
+
+def parse_part(parser: Any, words: list[str], known: Iterable[str] = ()) -> Any:
+    """Parse the words of a recipe's part by a parser of jsonargparse.
+
+    Args:
+        parser: Made with ``exit_on_error=False``.
+        words: Without those of other parts.
+        known: Options beside the parser's own, for the nearest ones to a misspelt one.
+
+    Raises:
+        UsageError: In one line, for what the parser refuses.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        everything = options_in(parser).union(known)
+        raise UsageError(explain_parse_error(str(error), everything)) from error
+
+
 def explain_parse_error(message: str, known: Iterable[str]) -> str:
     """One line for what the parser found wrong, with the nearest option for a misspelt one."""
     known = sorted(set(known))

@@ -31,6 +31,7 @@ from datamodules.base import LabelledData
 from tome_lightning.arguments import (
     data_options,
     explain_parse_error,
+    options_in,
     options_of,
     read_arguments,
     try_int_before_float,
@@ -201,12 +202,7 @@ class ToMeCLI(LightningCLI):
             if args[0] not in self._subcommand_parsers:
                 raise
             verb = self._subcommand_parsers[args[0]]
-            known = _nested_options() | {
-                option.removeprefix("--")
-                for action in verb._actions
-                for option in action.option_strings
-                if not option.endswith("+")
-            }
+            known = _nested_options() | options_in(verb)
             raise UsageError(explain_parse_error(str(error), known)) from error
 
     def _parse_ckpt_path(self) -> None:

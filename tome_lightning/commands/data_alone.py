@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tome_lightning.arguments import VerbParser, data_options, explain_parse_error, read_yaml
+from tome_lightning.arguments import (
+    VerbParser,
+    data_options,
+    options_in,
+    parse_part,
+    read_yaml,
+)
 from tome_lightning.errors import UsageError
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
@@ -32,7 +38,7 @@ def data_of(
     words = _data_only(verb, words)
     with leaving_at_ctrl_c():
         parser = _data_parser(own.prog)
-    options = _parse(parser, words, own)
+    options = parse_part(parser, words, options_in(own) | data_options())
     if options.data is None:
         raise UsageError(
             f"{verb} needs a data set: --recipe NAME|FILE, or --data CLASS --data.root DIR"
@@ -50,20 +56,6 @@ def _data_parser(prog: str) -> Any:
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
     return parser
-
-
-def _parse(parser: Any, words: list[str], own: VerbParser) -> Any:
-    from jsonargparse import ArgumentError
-
-    try:
-        return parser.parse_args(words)
-    except ArgumentError as error:
-        known = {
-            option.removeprefix("--")
-            for one in (parser, own)
-            for option in one._option_string_actions
-        }
-        raise UsageError(explain_parse_error(str(error), known | data_options())) from error
 
 
 def _data_only(verb: str, words: Iterable[str]) -> list[str]:

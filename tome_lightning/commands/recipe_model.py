@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tome_lightning.arguments import explain_parse_error, read_arguments, read_yaml
+from tome_lightning.arguments import parse_part, read_arguments, read_yaml
 from tome_lightning.errors import UsageError
 from tome_lightning.finetune import FineTune
 
@@ -51,7 +51,7 @@ def build(words: Iterable[str], whole_run: bool = False) -> RecipeModel:
     parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(FineTune, "model")
-    module: FineTune = parser.instantiate(_parse(parser, argv)).model
+    module: FineTune = parser.instantiate(parse_part(parser, argv)).model
     return RecipeModel(arguments.recipe, module, **settings)
 
 
@@ -91,13 +91,3 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
     if "precision" in (recipe.get("trainer") or {}):
         found["dtype"] = DTYPES.get(str(recipe["trainer"]["precision"]), "float32")
     return found
-
-
-def _parse(parser: Any, argv: list[str]) -> Any:
-    from jsonargparse import ArgumentError
-
-    try:
-        return parser.parse_args(argv)
-    except ArgumentError as error:
-        own = {name.removeprefix("--") for a in parser._actions for name in a.option_strings}
-        raise UsageError(explain_parse_error(str(error), own)) from error
