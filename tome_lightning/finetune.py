@@ -53,7 +53,8 @@ class FineTune(LightningModule):
         vit: Further arguments of timm's VisionTransformer, e.g. ``embed_dim``, ``depth``,
             ``drop_path_rate``. Without ``global_pool`` the checkpoint's family decides.
         checkpoint: Weights to start from: a name in ``checkpoints.SOURCES``, a timm tag such as
-            ``vit_base_patch16_224.mae``, or a file; ``null`` starts from random weights.
+            ``vit_base_patch16_224.mae``, ``hf-hub:OWNER/NAME``, a file, or a folder of the Hub; ``null``
+            starts from random weights.
         inflate: Whether the checkpoint is of an image model whose weights a video model takes over,
             spread over time.
         weights: Which set of a checkpoint that holds two: ``live``, or ``ema``, their average over

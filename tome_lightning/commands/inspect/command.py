@@ -21,9 +21,9 @@ def main(argv: list[str]) -> None:
     parser = VerbParser(
         prog="python -m tome_lightning inspect",
         description="Say what a checkpoint is: family, kind, size, classes, r, epoch, licence. It is "
-        "read safely: nothing in it is run, and nothing is downloaded.",
+        "read safely: nothing in it is run, and no weights are downloaded.",
     )
-    parser.add_argument("file", help="a file, a name in checkpoints.SOURCES, or a timm name")
+    parser.add_argument("file", help="a file, a Hub folder, or a name: ours, timm's, hf-hub:OWNER/NAME")
     parser.add_argument("--recipe", help="say what of it this recipe's model would take")
     parser.add_argument("--json", action="store_true", help="as JSON, with all that is known")
     given = parser.parse_args(argv)
