@@ -23,7 +23,9 @@ def main(argv: list[str]) -> None:
         description="Say what a checkpoint is: family, kind, size, classes, r, epoch, licence. It is "
         "read safely: nothing in it is run, and no weights are downloaded.",
     )
-    parser.add_argument("file", help="a file, a Hub folder, or a name: ours, timm's, hf-hub:OWNER/NAME")
+    parser.add_argument(
+        "file", help="a file, a Hub folder, or a name: ours, timm's, hf-hub:OWNER/NAME"
+    )
     parser.add_argument("--recipe", help="say what of it this recipe's model would take")
     parser.add_argument("--json", action="store_true", help="as JSON, with all that is known")
     given = parser.parse_args(argv)
