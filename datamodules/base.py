@@ -118,7 +118,7 @@ class LabelledData(LightningDataModule, ABC):
         found: dict[str, Parameter] = {}
         for owner in cls.__mro__:
             if "__init__" in vars(owner):
-                _, *own = signature(owner.__init__).parameters.values()  # type: ignore[misc]
+                own = list(signature(owner).parameters.values())  # those of its own __init__
                 hands_on = any(option.kind is Parameter.VAR_KEYWORD for option in own)
                 own = [option for option in own if option.kind is not Parameter.VAR_KEYWORD]
                 found = {option.name: option for option in own} | found

@@ -4,10 +4,10 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
@@ -166,7 +166,7 @@ def _numbered(path: Path) -> Iterator[tuple[list[int], list[str]]]:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """Whole lines of a text file, of about `BLOCK` bytes."""
-    with _open(path, "rb") as file:
+    with _open_bytes(path) as file:
         rest = file.read(BLOCK).removeprefix(codecs.BOM_UTF8)
         while more := file.read(BLOCK):
             block, newline, rest = (rest + more).rpartition(b"\n")
@@ -287,10 +287,13 @@ def _lines(path: Path) -> Iterator[str]:
         yield from file
 
 
-def _open(path: Path, mode: Literal["r", "rb"] = "r") -> IO[Any]:
-    text = {"encoding": "utf-8-sig", "errors": "surrogateescape"} if mode == "r" else {}
+def _open(path: Path) -> TextIO:
+    return TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _open_bytes(path: Path) -> BinaryIO:
     try:
-        return open(path, mode, **text)  # type: ignore[call-overload]
+        return path.open("rb")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
