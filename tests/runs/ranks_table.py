@@ -29,6 +29,8 @@ from .kill_and_resume import Job, Session, descendants, process, write_data
 from .recorder import RAISE
 
 BOUND = 30.0  # seconds after its cause
+# A torchrun agent that got a signal itself ends its ranks, then now and then aborts at its own exit.
+SIGNALLED = (1, -signal.SIGABRT)
 START = 240.0  # seconds until a run trains
 
 
@@ -134,10 +136,15 @@ SLOW = ("--trainer.max_epochs=500", "--data.eval_batch_size=1", "--trainer.num_s
 CASES = {
     "fit to its end": Case(("--trainer.max_epochs=1",), phase="", said="top1"),
     "SIGTERM to all in training": Case(
-        LONG, cause=Running.stop_all, codes=(143,), said="Saved", stopped=True
+        LONG, cause=Running.stop_all, codes=(143,), torchrun=SIGNALLED, said="Saved", stopped=True
     ),
     "SIGUSR1 to torchrun, or the first process": Case(
-        LONG, cause=Running.announce, codes=(138,), said="Stopped by SIGUSR1", stopped=True
+        LONG,
+        cause=Running.announce,
+        codes=(138,),
+        torchrun=SIGNALLED,
+        said="Stopped by SIGUSR1",
+        stopped=True,
     ),
     "SIGUSR1 to one rank in training": Case(
         LONG, cause=Running.stop_one, codes=(138,), said="Saved", stopped=True
