@@ -1,0 +1,124 @@
+"""One sample of a shard: how a list of files names it, and its bytes.
+
+A path such as `train-000003.tar::n01440764/10026.jpg@1536+104857` is a shard, a name in it, and where
+the bytes are: in a tar file their offset and number, in a table (Parquet, Arrow) the group of rows and
+the row in it. So lists, exclude files, scans and predictions hold members as they hold files, and a
+reader needs nothing but the path.
+"""
+
+import io
+import os
+import re
+from typing import BinaryIO, NamedTuple
+from urllib.parse import quote, unquote
+
+TABLES = (".parquet", ".arrow")
+SHARDS = (".tar", *TABLES)
+BLOCK = 512  # bytes: what tar files are made of
+
+_PATH = re.compile(r"(?s)(.+?\.(?:tar|parquet|arrow))::(.*)@(\d+)\+(\d+)")
+
+
+class MemberError(ValueError):
+    """A member that is not where the index of its shard says."""
+
+
+class Member(NamedTuple):
+    """A place in a shard.
+
+    Attributes:
+        shard: Path of the shard.
+        name: Name of the member in a tar file; in a table `column/name`.
+        first: Offset of its bytes; in a table the group of rows (Parquet) or the batch (Arrow).
+        second: Number of its bytes; in a table the row in that group.
+    """
+
+    shard: str
+    name: str
+    first: int
+    second: int
+
+    @property
+    def path(self) -> str:
+        """How a list of files names it."""
+        return f"{self.shard}::{self.name}@{self.first}+{self.second}"
+
+    @property
+    def column(self) -> str:
+        """The column of a table."""
+        return unquote(self.name.partition("/")[0])
+
+
+def cell(shard: str, column: str, name: str, group: int, row: int) -> Member:
+    """The member of a table that is called `name`, or by its place where that is empty."""
+    return Member(shard, f"{quote(column, safe='')}/{name or f'{group}-{row}'}", group, row)
+
+
+def member(path: str) -> Member | None:
+    """The place that a path names; None for the path of a file."""
+    if "::" not in path:
+        return None
+    found = _PATH.fullmatch(path)
+    return None if found is None else Member(found[1], found[2], int(found[3]), int(found[4]))
+
+
+def own_name(path: str) -> str:
+    """What a file or a member is called itself, with its ending, such as `10026.jpg`."""
+    place = member(path)
+    return os.path.basename(path if place is None else place.name)
+
+
+def file_of(path: str) -> str:
+    """The file that a path is in: itself, or the shard of a member."""
+    place = member(path)
+    return path if place is None else place.shard
+
+
+class Content(io.BytesIO):
+    """The bytes of a member as an open file, with the name that decoders take its kind from."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def opened(path: str) -> BinaryIO:
+    """Open a file, or a member of a shard, for reading.
+
+    Raises:
+        OSError: There is no such file or shard.
+        MemberError: The shard holds something else at that place.
+    """
+    place = member(path)
+    if place is None:
+        return open(path, "rb")
+    return Content(read_member(place), own_name(path))
+
+
+def read_member(place: Member) -> bytes:
+    """The bytes of a member.
+
+    Raises:
+        OSError: There is no such shard.
+        MemberError: The shard holds something else at that place.
+    """
+    if place.shard.endswith(TABLES):
+        from datamodules.shards.cells import read_cell
+
+        return read_cell(place)
+    with open(place.shard, "rb", buffering=0) as shard:
+        shard.seek(max(0, place.first - BLOCK))
+        found = shard.read(BLOCK + place.second)
+    # the header just before the bytes says how many they are: an index may be older than its shard
+    header, content = found[:BLOCK], found[BLOCK:]
+    if len(content) < place.second:
+        raise MemberError("its shard ends before it does: it was cut short since it was listed")
+    if header[257:262] != b"ustar" or _size(header) not in (None, place.second):
+        raise MemberError("is not where its shard had it when it was listed: start again")
+    return content
+
+
+def _size(header: bytes) -> int | None:
+    """The size in a tar header; None where it is not in octal digits."""
+    digits = header[124:136].strip(b" \0")
+    return int(digits, 8) if digits.isdigit() else None
