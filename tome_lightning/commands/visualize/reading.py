@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from checkpoints.errors import first_line
 from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.errors import UsageError
 from tome_lightning.inputs import Clip, Image, Input, Spectrogram
@@ -63,9 +64,9 @@ def read_example(path: str | Path, loaded: LoadedModel) -> Example:
     except MemoryError:  # says nothing about the file
         raise
     except Exception as error:  # each decoder has its own
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
-            f"{path} cannot be read as {_KINDS[type(loaded.input)]}, which this model takes: {reason}"
+            f"{path} cannot be read as {_KINDS[type(loaded.input)]}, which this model takes: "
+            f"{first_line(error)}"
         ) from error
     return example(path.name, x, loaded.input, loaded.mean, loaded.std)
 
