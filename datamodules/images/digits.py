@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.cache import cache_folder, is_given, write_once
+from datamodules.cache import cache_folder, write_once
 from datamodules.errors import DataError
 from datamodules.images.imagenet import ImageNet
 
@@ -75,18 +75,16 @@ class Digits(ImageNet):
             persistent_workers=persistent_workers,
         )
 
-    def prepare_data(self) -> None:
-        """Write the files unless they, or others, are there."""
-        if not is_given(Path(self.root)):
-            write_digits(Path(self.root))
+    def make_files(self) -> None:
+        """Write the files unless they are there."""
+        write_digits(Path(self.root))
 
     def check(self, stage: str | None = None) -> None:
-        """Write the files unless they are there, then check them like any folder.
+        """Write the files unless they are there, then check them like any others.
 
         A folder of others may be predicted.
         """
-        if stage != "predict" or not is_given(Path(self.root)):
-            write_digits(Path(self.root))
+        self.make_unless_given(stage)
         super().check(stage)
 
 

@@ -86,12 +86,17 @@ def read_member(place: Member) -> bytes:
     header, content = found[:BLOCK], found[BLOCK:]
     if len(content) < place.second:
         raise MemberError("its shard ends before it does: it was cut short since it was listed")
-    if header[257:262] != b"ustar" or _size(header) not in (None, place.second):
+    if not _is_header_of(header, place):
         raise MemberError("is not where its shard had it when it was listed: start again")
     return content
 
 
-def _size(header: bytes) -> int | None:
-    """The size in a tar header; None where it is not in octal digits."""
-    digits = header[124:136].strip(b" \0")
-    return int(digits, 8) if digits.isdigit() else None
+def _is_header_of(header: bytes, place: Member) -> bool:
+    """Whether a tar header may be that of a member, by its size and name (long names stand before it)."""
+    size, name = header[124:136].strip(b" \0"), header[:100].rstrip(b"\0")
+    told = len(place.name) <= 100 and place.name.isascii()
+    return (
+        header[257:262] == b"ustar"
+        and (not size.isdigit() or int(size, 8) == place.second)
+        and (not told or name == place.name.encode())
+    )
