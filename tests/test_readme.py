@@ -43,7 +43,9 @@ def commands() -> list[str]:
 
 SHARDED = [c for c in commands() if "shards" in c or "hf://" in c]
 OWN = [
-    c for c in commands() if re.search(r"--data\.root (photos|clips|sounds)", c) and c not in SHARDED
+    c
+    for c in commands()
+    if re.search(r"--data\.root (photos|clips|sounds)", c) and c not in SHARDED
 ]
 AFTER = [c for c in commands() if "runs/quickstart" in c]
 OTHERS = [c for c in commands() if c not in (*OWN, *SHARDED, *AFTER)]
