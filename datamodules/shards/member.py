@@ -9,44 +9,17 @@ reader needs nothing but the path.
 import io
 import os
 import re
-from typing import BinaryIO, NamedTuple, Self
-from urllib.parse import quote, unquote
+from typing import BinaryIO, Self
+from urllib.parse import quote
+
+from datamodules.shards.place import Member as Member
+from datamodules.shards.place import MemberError as MemberError
 
 TABLES = (".parquet", ".arrow")
 SHARDS = (".tar", *TABLES)
 BLOCK = 512  # bytes: what tar files are made of
 
 _PATH = re.compile(r"(?s)(.+?\.(?:tar|parquet|arrow))::(.*)@(\d+)\+(\d+)")
-
-
-class MemberError(ValueError):
-    """A member that is not where the index of its shard says."""
-
-
-class Member(NamedTuple):
-    """A place in a shard.
-
-    Attributes:
-        shard: Path of the shard.
-        name: Name of the member in a tar file; in a table `column/name`.
-        first: Offset of its bytes; in a table the group of rows (Parquet) or the batch (Arrow).
-        second: Number of its bytes; in a table the row in that group.
-    """
-
-    shard: str
-    name: str
-    first: int
-    second: int
-
-    @property
-    def path(self) -> str:
-        """How a list of files names it."""
-        return f"{self.shard}::{self.name}@{self.first}+{self.second}"
-
-    @property
-    def column(self) -> str:
-        """The column of a table."""
-        return unquote(self.name.partition("/")[0])
 
 
 def cell(shard: str, column: str, name: str, group: int, row: int) -> Member:

@@ -153,7 +153,7 @@ class PyAVVideo(Video):
         import av
 
         source = self._source if isinstance(self._source, str) else self._source.again()
-        self._container = av.open(source, metadata_errors="ignore")
+        self._container = av.open(source, mode="r", metadata_errors="ignore")
         best = self._container.streams.best("video")
         moving = [each for each in self._container.streams.video if not _is_picture(each)]
         self._best = best in moving
