@@ -36,7 +36,8 @@ class Scannable(Protocol):
     """A data module that can be scanned.
 
     Attributes:
-        root: Folder that the paths of its lists start from.
+        root: Folder that the paths of its lists start from, unless it has another, `folder`: that of
+            files from the Hub.
         exclude: JSON file of an earlier scan whose bad files are left out; None for none.
     """
 
@@ -106,8 +107,9 @@ def scan(
     lists = {split: data.files(split) for split in dict.fromkeys(splits)}
     manifest = Manifest(lists)
     check = data.file_check(quick)
-    job = Job(data.root, check)
-    settings = {"root": os.path.abspath(data.root), **check.settings}
+    folder = str(getattr(data, "folder", data.root))
+    job = Job(folder, check)
+    settings = {"root": os.path.abspath(folder), **check.settings}
     workers = min(len(usable_cores()) if workers is None else workers, len(manifest))
     record = Record(_beside(out, "partial"), settings)
     try:
