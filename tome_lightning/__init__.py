@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tome_lightning.commands.fit import fit
     from tome_lightning.commands.inspect.facts import inspect_checkpoint
     from tome_lightning.commands.loaded import LoadedModel, load_model
+    from tome_lightning.commands.pack.packing import pack
     from tome_lightning.commands.scan.walk import scan
     from tome_lightning.commands.sweep import sweep
     from tome_lightning.commands.visualize import visualize
@@ -43,6 +44,7 @@ _HOMES = {
     "fit": "tome_lightning.commands.fit",
     "inspect_checkpoint": "tome_lightning.commands.inspect.facts",
     "load_model": "tome_lightning.commands.loaded",
+    "pack": "tome_lightning.commands.pack.packing",
     "patch": "tome_lightning.tome",
     "scan": "tome_lightning.commands.scan.walk",
     "sweep": "tome_lightning.commands.sweep",
@@ -68,6 +70,7 @@ __all__ = [
     "fit",
     "inspect_checkpoint",
     "load_model",
+    "pack",
     "patch",
     "scan",
     "sweep",
