@@ -19,7 +19,7 @@ PACKAGES = ("tome_lightning", "datamodules", "checkpoints", "recipes")
 HEAVY = ("torch", "lightning", "timm", "decord", "torchaudio", "matplotlib")
 # Slow to import, missing on some platforms, or in an extra: only where they are used.
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
-LATE = ("av", "decord", "torchcodec", "torchaudio", "matplotlib", "mlxtend", *EXPORT)
+LATE = ("av", "decord", "torchcodec", "torchaudio", "matplotlib", "mlxtend", "pyarrow", *EXPORT)
 
 
 class Import(NamedTuple):

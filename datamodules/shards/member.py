@@ -9,44 +9,17 @@ reader needs nothing but the path.
 import io
 import os
 import re
-from typing import BinaryIO, NamedTuple
-from urllib.parse import quote, unquote
+from typing import BinaryIO, Self
+from urllib.parse import quote
+
+from datamodules.shards.place import Member as Member
+from datamodules.shards.place import MemberError as MemberError
 
 TABLES = (".parquet", ".arrow")
 SHARDS = (".tar", *TABLES)
 BLOCK = 512  # bytes: what tar files are made of
 
 _PATH = re.compile(r"(?s)(.+?\.(?:tar|parquet|arrow))::(.*)@(\d+)\+(\d+)")
-
-
-class MemberError(ValueError):
-    """A member that is not where the index of its shard says."""
-
-
-class Member(NamedTuple):
-    """A place in a shard.
-
-    Attributes:
-        shard: Path of the shard.
-        name: Name of the member in a tar file; in a table `column/name`.
-        first: Offset of its bytes; in a table the group of rows (Parquet) or the batch (Arrow).
-        second: Number of its bytes; in a table the row in that group.
-    """
-
-    shard: str
-    name: str
-    first: int
-    second: int
-
-    @property
-    def path(self) -> str:
-        """How a list of files names it."""
-        return f"{self.shard}::{self.name}@{self.first}+{self.second}"
-
-    @property
-    def column(self) -> str:
-        """The column of a table."""
-        return unquote(self.name.partition("/")[0])
 
 
 def cell(shard: str, column: str, name: str, group: int, row: int) -> Member:
@@ -81,6 +54,27 @@ class Content(io.BytesIO):
         super().__init__(content)
         self.name = name
 
+    def __repr__(self) -> str:  # what soundfile's errors call it
+        return repr(self.name)
+
+    def again(self) -> Self:
+        """The same bytes, from their start and with a place of their own; nothing is copied."""
+        return type(self)(self.getvalue(), self.name)
+
+
+Source = str | Content  # what decoders take: the path of a file, or the bytes of a member
+
+
+def source_of(path: str) -> Source:
+    """A file as it is named, which nobody has opened yet, or a member's bytes.
+
+    Raises:
+        OSError: There is no such shard.
+        MemberError: The shard holds something else at that place.
+    """
+    place = member(path)
+    return path if place is None else Content(read_member(place), own_name(path))
+
 
 def opened(path: str) -> BinaryIO:
     """Open a file, or a member of a shard, for reading.
@@ -89,10 +83,8 @@ def opened(path: str) -> BinaryIO:
         OSError: There is no such file or shard.
         MemberError: The shard holds something else at that place.
     """
-    place = member(path)
-    if place is None:
-        return open(path, "rb")
-    return Content(read_member(place), own_name(path))
+    source = source_of(path)
+    return open(source, "rb") if isinstance(source, str) else source
 
 
 def read_member(place: Member) -> bytes:

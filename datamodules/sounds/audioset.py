@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData
+from datamodules.base import SPLITS
 from datamodules.errors import DataError, require
-from datamodules.filelist import leave_out
 from datamodules.kept import Listing, digest_of, listed_once
 from datamodules.loader import EpochSampler
+from datamodules.rooted import RootedData
 from datamodules.samples import Samples
 from datamodules.sounds.balanced import BalancedSampler, sample_weights
 from datamodules.sounds.check import AudioCheck
@@ -41,7 +41,7 @@ TRAIN_LISTS: dict[str, tuple[tuple[str, ...], ...]] = {
 EVAL_LISTS = (("eval_19k.json",), ("eval.json",), ("eval_segments.csv",), ("val.csv",))
 
 
-class AudioSet(LabelledData):
+class AudioSet(RootedData[TaggedList]):
     """Log-mel spectrograms of clips with several labels each; any number of classes.
 
     A list is AudioMAE's JSON, `{"data": [{"wav": path, "labels": "/m/09x0r,/m/05zppz"}]}` with paths
@@ -55,7 +55,7 @@ class AudioSet(LabelledData):
     fine-tuning on AudioSet-20K.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set, also one of shards, or `hf://datasets/OWNER/NAME[@REVISION]`.
         batch_size: Training clips in a batch on each process.
         subset: Which lists of root train where `train_list` is null: for `20k` train.json, else
             balanced_train_segments.csv, else train.csv; for `2m` train_all.json, else
@@ -69,8 +69,6 @@ class AudioSet(LabelledData):
             labels of the training list, in alphabetical order, where that is a CSV of `path,labels`, or
             in evaluation the checkpoint's.
         clips: Folder of the clips of CSV lists, searched with all folders in it; root if null.
-        exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
-            bad files are left out. A relative path starts from the working folder.
         frames: Frames of a spectrogram, 10 ms each; shorter clips are padded, longer ones cut.
         mels: Mel bins of a spectrogram.
         mean: Mean of the spectrograms, in natural logarithms.
@@ -85,13 +83,14 @@ class AudioSet(LabelledData):
         time_mask: Most frames that are masked in training.
         read_timeout: Seconds after which a clip that is still being read counts as bad.
         max_hung: Stop when more reads than this have timed out: each leaves a thread behind.
-        **loading: The other options of `datamodules.base.LabelledData`, with their defaults.
+        **loading: The other options of `datamodules.rooted.RootedData`, with their defaults.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
     """
 
     multi_label = True
+    what, feature = "clips", "Audio"
 
     def __init__(
         self,
@@ -103,7 +102,6 @@ class AudioSet(LabelledData):
         test_list: str | None = None,
         label_csv: str | None = "class_labels_indices.csv",
         clips: str | None = None,
-        exclude: str | None = None,
         frames: int = 1024,
         mels: int = 128,
         mean: float = MEAN,
@@ -119,7 +117,7 @@ class AudioSet(LabelledData):
         max_hung: int = 16,
         **loading: Any,
     ) -> None:
-        super().__init__(batch_size, **loading)
+        super().__init__(root, batch_size, **loading)
         numbers = {
             "frames": frames, "mels": mels, "mean": mean, "std": std, "mixup": mixup,
             "freq_mask": freq_mask, "time_mask": time_mask, "read_timeout": read_timeout,
@@ -133,12 +131,10 @@ class AudioSet(LabelledData):
         require("mixup", mixup, 0 <= mixup <= 1, "in [0, 1]")
         require("read_timeout", read_timeout, read_timeout > 0, "above 0 (seconds)")
         require("max_hung", max_hung, max_hung >= 0, "0 or more")
-        self.root = str(Path(root).expanduser())
         self.subset = subset
         self.lists = {"train": train_list, "val": val_list, "test": test_list or val_list}
         self.label_csv = label_csv
         self.clips = str(Path(self.root, Path(clips or "").expanduser()))
-        self.exclude = exclude
         self.draws = draws
         self.replacement = replacement
         self.mixup = mixup
@@ -152,28 +148,27 @@ class AudioSet(LabelledData):
         self._mask.check(frames, mels)
         self._finder = ClipFinder(self.root, self.clips)
         self._classes: Classes | None = None
-        self._files: dict[str, TaggedList] = {}
         self._test_list = test_list
-        self._predicting = False
         self._plain: Path | None = None  # where all sounds are predicted
         self._missing: dict[str, list[str]] = {}
 
     def check(self, stage: str | None = None) -> None:
-        """Read the lists of the splits that `stage` needs and look for their clips; opens none.
+        """Find the decoders, and list the clips of the splits that `stage` needs; opens none."""
+        require_torchaudio()
+        require_decoders()
+        super().check(stage)
+        if "train" in SPLITS[stage] and self.draws is not None and not self.replacement:
+            count = len(self.files("train"))
+            fine = f"at most the {count} clips there are, without replacement"
+            require("draws", self.draws, self.draws <= count, fine)
 
-        Args:
-            stage: fit, validate, test, predict; None is all of them.
-
-        Raises:
-            DataError: Names the folder, or the list and its line, and the way out.
-        """
+    def check_files(self, stage: str | None) -> None:
+        """Read the lists of the splits that `stage` needs and look for their clips."""
         if not Path(self.root).is_dir():
             raise DataError(
                 f"root {self.root} is not a folder; expected {self.label_csv or 'lists'} and "
                 f"lists such as {TRAIN_LISTS[self.subset][0][0]} in it"
             )
-        require_torchaudio()
-        require_decoders()
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
             self._predicting, self._files = stage == "predict", {}
         self._plain = self._plain_folder() if self._predicting else None
@@ -182,29 +177,37 @@ class AudioSet(LabelledData):
         for split in SPLITS[stage]:
             self.files(split)
         self._finder = ClipFinder(self.root, self.clips)  # millions of names are not needed again
-        if "train" in SPLITS[stage] and self.draws is not None and not self.replacement:
-            count = len(self.files("train"))
-            fine = f"at most the {count} clips there are, without replacement"
-            require("draws", self.draws, self.draws <= count, fine)
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Endings of sounds."""
+        return AUDIO_EXTENSIONS
+
+    def listed(self, split: str) -> TaggedList:
+        """The clips of train, val or test that lists name and that are there."""
+        self._missing[split] = []
+        if self._plain is not None:
+            names = files_to_predict(Path(self.root), self._plain, AUDIO_EXTENSIONS, "sounds")
+            return TaggedList(names, [()] * len(names), self.num_classes)
+        listed, left_out = self._listed(self._lists_of(split))
+        self._warn(split, listed, left_out)
+        self._missing[split] = listed.missing
+        return listed.files
 
     def files(self, split: str) -> TaggedList:
         """The clips of train, val or test that are there, without those of the exclude list."""
-        if split not in self._files:
-            if self._plain is not None:
-                names = files_to_predict(Path(self.root), self._plain, AUDIO_EXTENSIONS, "sounds")
-                files = TaggedList(names, [()] * len(names), self.num_classes)
-                files = leave_out(split, files, self.exclude, "clips")
-                self._files[split], self._missing[split] = files, []
-            elif split == "test" and self.lists["test"] == self.lists["val"]:
-                self._files[split] = self.files("val")
-                self._missing[split] = self._missing["val"]
-            else:
-                lists = self._lists_of(split)
-                listed, left_out = self._listed(lists)
-                self._warn(split, listed, left_out)
-                files = leave_out(split, listed.files, self.exclude, "clips")
-                self._files[split], self._missing[split] = files, listed.missing
-        return self._files[split]
+        same = self.lists["test"] == self.lists["val"] and self._plain is None
+        if split == "test" and same and not self.in_shards:
+            files = self.files("val")
+            self._missing["test"] = self._missing["val"]
+            return files
+        return super().files(split)
+
+    def of_shards(self, split: str) -> TaggedList:
+        """The clips of train, val or test from shards."""
+        self._missing[split] = []
+        source, classes = self.listed_split(split), self._classes_read
+        return self.shards.tagged(source, classes.names, classes.ids, bare=self._predicting)
 
     def missing(self, split: str) -> list[str]:
         """Clips listed for train, val or test that are not there: paths or ids, as in the list."""
@@ -213,7 +216,7 @@ class AudioSet(LabelledData):
 
     def build(self, split: str) -> Samples:
         """The samples of train, val or test."""
-        place = (split, self.root, self.files(split), self._reader)
+        place = (split, self.folder, self.files(split), self._reader)
         settings: dict[str, Any] = {
             "seed": self.seed,
             "workers": self.workers,
@@ -271,15 +274,25 @@ class AudioSet(LabelledData):
     @property
     def _classes_read(self) -> Classes:
         if self._classes is None:
-            path = None if self.label_csv is None else Path(self.root, self.label_csv)
-            if path is not None and (self.known_classes is None or path.is_file()):
+            path = None if self.label_csv is None else Path(self.folder, self.label_csv)
+            optional = self.known_classes is not None or self.in_shards
+            if path is not None and (path.is_file() or not optional):
                 self._classes = read_classes(path)
             elif (names := self.known_classes) is not None:
                 numbers = {name: number for number, name in enumerate(names)}
                 self._classes = Classes(Path("the checkpoint"), names, numbers)
+            elif self.in_shards:
+                self._classes = self._classes_of_shards()
             else:
                 self._classes = classes_of(self._lists_of("train"))
         return self._classes
+
+    def _classes_of_shards(self) -> Classes:
+        """The labels of the shards as classes, by their titles where the shards have some."""
+        ids = self.shards.class_names(self.naming_split)
+        titles = self.shards.titles(self.naming_split)
+        names = [titles.get(label, label) for label in ids]
+        return Classes(Path(self.root), names, {label: number for number, label in enumerate(ids)})
 
     def _plain_folder(self) -> Path | None:
         """The folder whose sounds are predicted, where it has no list (a checkpoint's is not of them)."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.cache import cache_folder, is_given, write_once
+from datamodules.cache import cache_folder, write_once
 from datamodules.errors import DataError
 from datamodules.sounds.audioset import AudioSet
 from datamodules.sounds.sound_synthesis import SOUNDS, mix
@@ -108,18 +108,16 @@ class SoundScenes(AudioSet):
             persistent_workers=persistent_workers,
         )
 
-    def prepare_data(self) -> None:
-        """Write the files unless they, or others, are there."""
-        if not is_given(Path(self.root)):
-            write_sound_scenes(Path(self.root))
+    def make_files(self) -> None:
+        """Write the files unless they are there."""
+        write_sound_scenes(Path(self.root))
 
     def check(self, stage: str | None = None) -> None:
-        """Write the files unless they are there, then check them like any other.
+        """Write the files unless they are there, then check them like any others.
 
         A folder of others may be predicted.
         """
-        if stage != "predict" or not is_given(Path(self.root)):
-            write_sound_scenes(Path(self.root))
+        self.make_unless_given(stage)
         super().check(stage)
 
 

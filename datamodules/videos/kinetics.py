@@ -1,24 +1,26 @@
 """Kinetics-400, or any videos in class folders or lists, as the video MAEs are fine-tuned on them."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import SPLITS, LabelledData
+from datamodules.base import SPLITS
 from datamodules.errors import DataError, require
 from datamodules.filelist import (
     UNLABELLED,
     VIDEO_EXTENSIONS,
     FileList,
     class_folders,
-    leave_out,
     read_names,
 )
 from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
+from datamodules.rooted import SingleLabelled
 from datamodules.samples import Samples
+from datamodules.shards.member import file_of
 from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.videos.check import VideoCheck
 from datamodules.videos.class_names import (
@@ -27,6 +29,7 @@ from datamodules.videos.class_names import (
     kinetics400,
     match_folders,
     numbered,
+    plain,
 )
 from datamodules.videos.clip_reader import Decoding, EvalClipReader, TrainClipReader
 from datamodules.videos.clips import SAMPLINGS
@@ -36,7 +39,7 @@ from datamodules.videos.transforms import ClipEvalTransform, ClipTrainTransform
 LOOKED_FOR = 100  # files of a list that are looked for before anything starts
 
 
-class Kinetics400(LabelledData):
+class Kinetics400(SingleLabelled):
     """Clips of videos, from `root/{train,val,test}.csv` or `root/{train,val,test}/<class>/*`.
 
     A list, where there is one, has one `path label` or `path,label` a line; paths start from root.
@@ -48,7 +51,7 @@ class Kinetics400(LabelledData):
     not be the published protocol. The defaults are those of MAE-ST's fine-tuning.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set, also one of shards, or `hf://datasets/OWNER/NAME[@REVISION]`.
         batch_size: Training videos in a batch on each process; each gives repeat_aug clips.
         train_list: List instead of `root/train.csv`; relative paths start from root.
         val_list: The same instead of `root/val.csv`.
@@ -56,8 +59,6 @@ class Kinetics400(LabelledData):
         class_list: `kinetics400` for its 400 classes, whatever of them is there; a text file with
             one class name a line; null for the class folders in alphabetical order (or, with
             lists, for numbers), or in evaluation for the checkpoint's.
-        exclude: JSON file of `python -m tome_lightning scan`, or the `bad_files.json` of a run: its
-            bad files are left out. A relative path starts from the working folder.
         frames: Frames T of a clip.
         rate: Frames of the video to a frame of the clip, at 30 a second.
         sampling: How clips are placed, `mae_st` or `videomae`; see `datamodules.videos.clips`.
@@ -80,11 +81,14 @@ class Kinetics400(LabelledData):
         decoder_threads: Threads of the decoder in each worker.
         read_timeout: Seconds after which a video that is still being read counts as bad.
         max_hung: Stop when more reads than this have timed out: each leaves a thread behind.
-        **loading: The other options of `datamodules.base.LabelledData`, with their defaults.
+        **loading: The other options of `datamodules.rooted.RootedData`, with their defaults.
 
     Raises:
         DataError: A setting has no meaning. What is wrong with the files is raised by `setup`.
     """
+
+    what, feature = "videos", "Video"
+    same_class = staticmethod(plain)
 
     def __init__(
         self,
@@ -94,7 +98,6 @@ class Kinetics400(LabelledData):
         val_list: str | None = None,
         test_list: str | None = None,
         class_list: str | None = KINETICS400,
-        exclude: str | None = None,
         frames: int = 16,
         rate: int = 4,
         sampling: Literal["mae_st", "videomae"] = "mae_st",
@@ -117,17 +120,15 @@ class Kinetics400(LabelledData):
         max_hung: int = 16,
         **loading: Any,
     ) -> None:
-        super().__init__(batch_size, **loading)
+        super().__init__(root, batch_size, **loading)
         require("sampling", sampling, sampling in SAMPLINGS, f"one of {', '.join(SAMPLINGS)}")
         require("test_clips", test_clips, test_clips >= 1, "1 or more")
         require("test_crops", test_crops, test_crops >= 1, "1 or more")
         require("decoder_threads", decoder_threads, decoder_threads >= 0, "0 (all cores) or more")
         require("read_timeout", read_timeout, read_timeout > 0, "above 0 (seconds)")
         require("max_hung", max_hung, max_hung >= 0, "0 or more")
-        self.root = str(Path(root).expanduser())
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.class_list = class_list
-        self.exclude = exclude
         self.repeat_aug = repeat_aug
         self.test_clips = test_clips
         self.test_crops = test_crops
@@ -137,9 +138,6 @@ class Kinetics400(LabelledData):
         self.max_hung = max_hung
         self.sampling = SAMPLINGS[sampling](frames, rate)
         self.sample_shape = (len(mean), frames, size, size)  # of one view
-        self._class_names: list[str] | None = None
-        self._files: dict[str, FileList] = {}
-        self._predicting = False
         self._plain: Path | None = None  # where all videos are predicted
         self._eval_transforms = {
             split: ClipEvalTransform(
@@ -157,20 +155,17 @@ class Kinetics400(LabelledData):
         self.preprocessing = {"mean": tuple(mean), "std": tuple(std), "size": size}
 
     def check(self, stage: str | None = None) -> None:
-        """Find the decoder and list the videos of the splits that `stage` needs; opens none.
+        """Find the decoder, and list the videos of the splits that `stage` needs; opens none."""
+        choose_decoder(self.decoder)
+        super().check(stage)
 
-        Args:
-            stage: fit, validate, test, predict; None is all of them.
-
-        Raises:
-            DataError: Names the folder, or the list and its line, and the way out.
-        """
+    def check_files(self, stage: str | None) -> None:
+        """Refuse a missing root, and folders or lists that are missing or do not fit together."""
         if not Path(self.root).is_dir():
             raise DataError(
                 f"root {self.root} is not a folder; expected train.csv and val.csv, or train/ and "
                 "val/ with a folder for each class, in it"
             )
-        choose_decoder(self.decoder)
         if self._predicting != (stage == "predict"):  # which takes lists that others do not
             self._predicting, self._files = stage == "predict", {}
         self._plain = self._plain_folder() if self._predicting else None
@@ -179,17 +174,18 @@ class Kinetics400(LabelledData):
         if self.num_classes < 2:
             raise DataError(f"{self.root} has one class only ({self.class_names[0]})")
 
-    def files(self, split: str) -> FileList:
-        """The videos of train, val or test, without those of the exclude list."""
-        if split not in self._files:
-            path = self._list_of(split)
-            if self._plain is not None:
-                names = files_to_predict(Path(self.root), self._plain, VIDEO_EXTENSIONS, "videos")
-                files = FileList(names, [UNLABELLED] * len(names))
-            else:
-                files = self._from_folders(split) if path is None else self._from_list(split, path)
-            self._files[split] = leave_out(split, files, self.exclude, "videos")
-        return self._files[split]
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Endings of videos."""
+        return VIDEO_EXTENSIONS
+
+    def listed(self, split: str) -> FileList:
+        """The videos of train, val or test from folders or lists."""
+        path = self._list_of(split)
+        if self._plain is not None:
+            names = files_to_predict(Path(self.root), self._plain, VIDEO_EXTENSIONS, "videos")
+            return FileList(names, [UNLABELLED] * len(names))
+        return self._from_folders(split) if path is None else self._from_list(split, path)
 
     def build(self, split: str) -> Samples:
         """The samples of train, val or test."""
@@ -201,7 +197,7 @@ class Kinetics400(LabelledData):
             transform = self._eval_transforms[split]
         return Samples(
             split,
-            self.root,
+            self.folder,
             self.files(split),
             reader,
             transform,
@@ -218,13 +214,6 @@ class Kinetics400(LabelledData):
     def file_check(self, quick: bool = False) -> VideoCheck:
         """What `scan` does with each file; see `VideoCheck`."""
         return VideoCheck(self._decoding(), quick)
-
-    @property
-    def class_names(self) -> list[str]:
-        """Class names in the order of the class index."""
-        if self._class_names is None:
-            self._class_names = self._find_class_names()
-        return self._class_names
 
     def describe(self, split: str, count: int) -> str:
         """For example `19404 videos x 10 clips x 3 crops`."""
@@ -289,8 +278,8 @@ class Kinetics400(LabelledData):
         known = None if first else self.num_classes
         files = list_read_once(path, self.asked, known, bare=self._predicting)
         rows = np.linspace(0, len(files) - 1, min(LOOKED_FOR, len(files))).astype(int)
-        looked_for = [Path(self.root, files[int(row)][0]) for row in rows]
-        if not any(file.is_file() for file in looked_for):
+        looked_for = [os.path.join(self.root, files[int(row)][0]) for row in rows]
+        if not any(os.path.isfile(file_of(file)) for file in looked_for):
             raise DataError(
                 f"{path}: none of {len(looked_for)} files looked for is there, for example "
                 f"{looked_for[0]}; paths start from root, {self.root}"
@@ -334,7 +323,12 @@ class Kinetics400(LabelledData):
                 return split
         return "test"
 
-    def _find_class_names(self) -> list[str]:
+    def class_names_of_shards(self) -> list[str]:
+        """As `find_class_names`, by what the shards say."""
+        return kinetics400() if self.class_list == KINETICS400 else super().class_names_of_shards()
+
+    def find_class_names(self) -> list[str]:
+        """Class names by `class_list`, folders, lists or a checkpoint."""
         if self.class_list == KINETICS400:
             return kinetics400()
         path = None if self.class_list is None else Path(self.root, self.class_list)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.cache import cache_folder, is_given, write_once
+from datamodules.cache import cache_folder, write_once
 from datamodules.images.digits import load_digits, split_digits
 from datamodules.videos.kinetics import Kinetics400
 
@@ -107,18 +107,16 @@ class MovingDigits(Kinetics400):
             persistent_workers=persistent_workers,
         )
 
-    def prepare_data(self) -> None:
-        """Write the files unless they, or others, are there."""
-        if not is_given(Path(self.root)):
-            write_moving_digits(Path(self.root))
+    def make_files(self) -> None:
+        """Write the files unless they are there."""
+        write_moving_digits(Path(self.root))
 
     def check(self, stage: str | None = None) -> None:
-        """Write the files unless they are there, then check them like any folder.
+        """Write the files unless they are there, then check them like any others.
 
         A folder of others may be predicted.
         """
-        if stage != "predict" or not is_given(Path(self.root)):
-            write_moving_digits(Path(self.root))
+        self.make_unless_given(stage)
         super().check(stage)
 
 

@@ -1,6 +1,5 @@
 """Samples of tar files: which members make one, its labels, and what is refused."""
 
-import io
 import tarfile
 from pathlib import Path
 
@@ -12,16 +11,9 @@ from datamodules.shards.member import MemberError, member, opened
 from datamodules.shards.row import Row, Wanted
 from datamodules.shards.tar import split_name, tar_rows
 
+from .shard_files import write_tar
+
 IMAGES = Wanted("images", "Image", IMAGE_EXTENSIONS)
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=kind) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def rows_of(path: Path, wanted: Wanted = IMAGES) -> list[Row]:

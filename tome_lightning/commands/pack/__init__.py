@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.pack.command import main
-    from tome_lightning.commands.pack.packing import pack
+    from tome_lightning.commands.pack.command import main as main
+    from tome_lightning.commands.pack.packing import pack as pack
 
-__all__ = ["main", "pack"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "main": "tome_lightning.commands.pack.command",
-        "pack": "tome_lightning.commands.pack.packing",
-    },
-)
+__getattr__, __all__ = lazily(__name__, {".command": "main", ".packing": "pack"})

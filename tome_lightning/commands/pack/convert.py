@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from datamodules.shards.member import member, opened
+from datamodules.shards.member import member, opened, source_of
 from tome_lightning.commands.pack.keys import Endings
 from tome_lightning.errors import UsageError
 
@@ -130,7 +130,7 @@ class SmallerVideo:
         from datamodules.videos.pyav import PyAVVideo
         from tome_lightning.commands.pack.video import encode
 
-        with PyAVVideo(path) as video:
+        with PyAVVideo(source_of(path)) as video:
             if min(video.size) > self.size:
                 return Content(encode(video, self.size), ".mp4")._asdict()
         self.check(path)

@@ -48,8 +48,10 @@ MIN_BAD_FILES = 10  # fewer never stop it: a share of few files says nothing
 class Packable(Protocol):
     """A data module whose files can be written into shards.
 
+    One that may be elsewhere has a `folder` on this machine, and one of several labels their `class_ids`.
+
     Attributes:
-        root: Folder that the paths of its lists start from.
+        root: Folder that the paths of its lists start from, or what is fetched.
         multi_label: Whether a sample may be of several classes.
         max_corrupt_share: Share of bad files above which it stops.
     """
@@ -137,8 +139,9 @@ def pack(
     names = packable.class_names
     ids = getattr(packable, "class_ids", names) if packable.multi_label else None
     classes = class_files(names, ids)
+    root = str(getattr(packable, "folder", packable.root))
     settings = {
-        "root": os.path.abspath(packable.root),
+        "root": packable.root if "://" in packable.root else os.path.abspath(root),
         "shard_size": size,
         "classes": _digest(json.dumps(classes)),
         **convert.settings,
@@ -149,14 +152,14 @@ def pack(
             split: record.split(split, files.digest(), len(files)) for split, files in lists.items()
         }
         left = {split: (files, records[split].rows) for split, files in lists.items()}
-        check_room(out, packable.root, left, bool(convert.settings))
+        check_room(out, root, left, bool(convert.settings))
         for name, text in classes.items():
             write_text(out / name, text)
-        job = Job(packable.root, convert)
+        job = Job(root, convert)
         cores = len(usable_cores()) if workers is None else workers
         try:
             for split, files in lists.items():
-                writer = _Split(packable, record, split, files, kind.endings, ids, size)
+                writer = _Split(packable, root, record, split, files, kind.endings, ids, size)
                 writer.write(job, cores, progress)
         except KeyboardInterrupt:
             _tell_stop(out, records)
@@ -174,6 +177,7 @@ class _Split:
     def __init__(
         self,
         data: Packable,
+        root: str,
         record: PackRecord,
         split: str,
         files: LabelledFiles,
@@ -181,7 +185,8 @@ class _Split:
         ids: Sequence[str] | None,
         size: int,
     ) -> None:
-        self.data, self.record, self.split, self.files = data, record, split, files
+        self.data, self.root, self.record = data, root, record
+        self.split, self.files = split, files
         self.endings, self.ids, self.size = endings, ids, size
         self.done = record.splits[split]
         self.number = len(self.done.shards)
@@ -195,7 +200,7 @@ class _Split:
         if first == total:
             return
         workers = min(workers, total - first)
-        keys = sample_keys(self.files, self.split, self.data.root, self.endings)
+        keys = sample_keys(self.files, self.split, self.root, self.endings)
         paths = (self.files.path(row) for row in range(first, total))
         interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file takes no more
         bar = tqdm(
