@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 import checkpoints
 from checkpoints.hints import fits
-from tome_lightning.arguments import check_output, nearest
+from tome_lightning.arguments import nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
 from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
@@ -26,6 +26,7 @@ from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
 from tome_lightning.commands.loaded import LoadedModel, is_run_checkpoint, load_model
+from tome_lightning.commands.outputs import check_output
 from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, token_counts
 from tome_lightning.trainer.checkpoint_file import read_header
