@@ -41,11 +41,11 @@ def main(argv: list[str]) -> int:
         return 0
     with leaving_at_ctrl_c():
         from tome_lightning.commands.r_words import parse_r
-        from tome_lightning.commands.sweep.measure import run
+        from tome_lightning.commands.sweep.measure import sweep
     rs = [parse_r(text) for text in given.r]
     try:
-        run(
-            others, rs, stage=given.stage, limit=given.limit, batch_size=given.batch_size,
+        sweep(
+            rs, words=others, stage=given.stage, limit=given.limit, batch_size=given.batch_size,
             rounds=given.rounds, name=given.name, after=output.take,
         )  # fmt: skip
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
