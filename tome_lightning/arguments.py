@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from inspect import signature
 from operator import or_
@@ -363,6 +363,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "See a shipped one: python -m tome_lightning fit --recipe quickstart --print_config"
         )
     return content
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names, as a command line has them: without ``init_args``."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix if key == "init_args" and prefix else f"{prefix}.{key}".removeprefix(".")
+        if isinstance(value, dict) and value:
+            found |= flat(value, name)
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _existing(path: Path) -> Path:
