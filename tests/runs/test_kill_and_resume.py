@@ -84,15 +84,6 @@ def test_two_processes_are_killed_and_go_on(tmp_path):
     assert differences(expected, job) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["quickstart_video", "quickstart_audio"])
-def test_video_and_audio_are_killed_and_go_on(recipe, tmp_path):
-    expected = reference(Job(recipe, write_data(recipe, tmp_path), tmp_path / "whole"))
-    job = replace(expected, folder=tmp_path / "killed", workers=1)
-    kill_at_random(job, 1, expected, seed=2)
-    assert differences(expected, job) == []
-
-
 def test_the_comparison_sees_a_difference_in_the_last_bit():
     weights = {"a": torch.tensor([1.0, 2.0]), "b": [1, {"c": 0.5}]}
     assert unequal(weights, copy.deepcopy(weights)) == []
