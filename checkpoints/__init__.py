@@ -10,36 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import CheckpointError
-    from .families import POOLING, PROP_ATTN
-    from .hub import from_hub
-    from .identity import Identity, identify
-    from .inflation import inflate
-    from .loading import load
-    from .positions import interpolate_positions
-    from .preprocessing import Preprocessing
-    from .reading import state_dict_of
-    from .report import LoadReport
-    from .sets import Which
-    from .sources import SOURCES, Source
-
-__all__ = [
-    "POOLING",
-    "PROP_ATTN",
-    "SOURCES",
-    "CheckpointError",
-    "Identity",
-    "LoadReport",
-    "Preprocessing",
-    "Source",
-    "Which",
-    "from_hub",
-    "identify",
-    "inflate",
-    "interpolate_positions",
-    "load",
-    "state_dict_of",
-]
+    from .errors import CheckpointError as CheckpointError
+    from .families import POOLING as POOLING
+    from .families import PROP_ATTN as PROP_ATTN
+    from .hub import from_hub as from_hub
+    from .identity import Identity as Identity
+    from .identity import identify as identify
+    from .inflation import inflate as inflate
+    from .loading import load as load
+    from .positions import interpolate_positions as interpolate_positions
+    from .preprocessing import Preprocessing as Preprocessing
+    from .reading import state_dict_of as state_dict_of
+    from .report import LoadReport as LoadReport
+    from .sets import Which as Which
+    from .sources import SOURCES as SOURCES
+    from .sources import Source as Source
 
 _HOMES = {
     "CheckpointError": "errors",
@@ -58,6 +43,7 @@ _HOMES = {
     "load": "loading",
     "state_dict_of": "reading",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

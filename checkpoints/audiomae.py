@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from .layout import patch_kernel, side
+from .layout import KERNEL, side
 
 NAME = "audiomae"
 
@@ -23,7 +23,7 @@ PUBLISHED: Mapping[int, MelGrid] = MappingProxyType({512: (64, 8), 1212: (101, 1
 
 def matches(weights: Mapping[str, Tensor]) -> bool:
     """One input channel, and a table that fills no square, or AudioMAE's own decoder."""
-    kernel, positions = patch_kernel(weights), weights.get("pos_embed")
+    kernel, positions = weights.get(KERNEL), weights.get("pos_embed")
     if kernel is None or positions is None or kernel.ndim != 4 or positions.ndim != 3:
         return False
     if kernel.shape[1] != 1:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .errors import CheckpointError, first_line
+
 MAX_PICKLE = 8 * 2**20  # bytes of data.pkl; that of a ViT-H with its optimizer has 0.3 MB
 MAX_ENTRIES = 100_000  # tensors of an archive
 MAX_VALUES = 500_000  # values of a file, each counted as often as it is met
@@ -107,3 +109,17 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > MAX_TEXT:
         raise OutOfBounds(f"it has {path.stat().st_size:,} bytes, more than {MAX_TEXT:,}")
     return parse_json(path.read_text(encoding="utf-8"))
+
+
+def read_fetched(path: Path) -> Any:
+    """`read_json` of a file that was downloaded.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({first_line(error)}): fetch it again"
+        ) from error

@@ -29,36 +29,26 @@ class Layout(Protocol):
 # The first match wins, so the tests that ask for more come first; timm_vit takes the rest.
 LAYOUTS: tuple[Layout, ...] = (videomae, mae_st, ast, audiomae, dinov2, mae, timm_vit)
 
-PROP_ATTN: Mapping[str, bool] = MappingProxyType(
-    {
-        "mae": False,
-        "mae_st": False,
-        "audiomae": False,
-        "videomae": False,
-        "ast": True,
-        "dinov2": True,
-        "tome": True,
-        "timm": True,
-    }
-)
+# Of each family: whether it wants proportional attention, and timm's `global_pool`.
+_WANTS = {
+    "mae": (False, "avg"),
+    "mae_st": (False, "avg"),
+    "audiomae": (False, "avg"),
+    "videomae": (False, "avg"),
+    "ast": (True, "avg"),
+    "dinov2": (True, "token"),
+    "tome": (True, "avg"),
+    "timm": (True, "token"),
+}
+
+PROP_ATTN: Mapping[str, bool] = MappingProxyType({name: prop for name, (prop, _) in _WANTS.items()})
 """Whether a family wants proportional attention when merging tokens.
 
 Off for MAE models used as they are, on for supervised ones (ToMe paper, Table 1f); the released
 models that were trained with ToMe were trained with it on, and must be run as they were trained.
 """
 
-POOLING: Mapping[str, str] = MappingProxyType(
-    {
-        "mae": "avg",
-        "mae_st": "avg",
-        "audiomae": "avg",
-        "videomae": "avg",
-        "ast": "avg",
-        "dinov2": "token",
-        "tome": "avg",
-        "timm": "token",
-    }
-)
+POOLING: Mapping[str, str] = MappingProxyType({name: pool for name, (_, pool) in _WANTS.items()})
 """timm's `global_pool` a family is fine-tuned with. ToMe's two DeiT files are the exception
 (`token`): `identify` says what one file wants."""
 

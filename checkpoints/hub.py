@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 from .hub_config import is_hub_folder
 from .hub_folder import WEIGHTS, has_weights
 
@@ -111,9 +111,8 @@ def _snapshot(name: str, repo: str, revision: str | None, wanted: list[str]) -> 
             f"{repo} has no revision {revision}: leave it out, or check it"
         ) from error
     except Exception as error:  # whatever the transport raises
-        reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(
-            f"{name} cannot be fetched ({type(error).__name__}: {reason}): connect this machine, or "
-            f"download the repository elsewhere (hf download {repo} --local-dir FOLDER: config.json and "
-            f"{WEIGHTS[0]}), put the folder anywhere here and give its path"
+            f"{name} cannot be fetched ({type(error).__name__}: {first_line(error)}): connect this "
+            f"machine, or download the repository elsewhere (hf download {repo} --local-dir FOLDER: "
+            f"config.json and {WEIGHTS[0]}), put the folder anywhere here and give its path"
         ) from error

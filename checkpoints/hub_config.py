@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .bounds import OutOfBounds, read_json
+from .bounds import read_fetched
 from .errors import CheckpointError
 from .preprocessing import Preprocessing
 
@@ -94,11 +94,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except (OSError, OutOfBounds, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} cannot be read ({reason}): fetch it again") from error
+    content = read_fetched(path)
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, no options: fetch it again"

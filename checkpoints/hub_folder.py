@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .bounds import OutOfBounds, read_json
+from .bounds import read_fetched
 from .errors import CheckpointError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -52,11 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        content = read_json(index)
-    except (OSError, OutOfBounds, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{index} cannot be read ({reason}): fetch it again") from error
+    content = read_fetched(index)
     places = content.get("weight_map") if isinstance(content, Mapping) else None
     names = sorted({str(name) for name in places.values()}) if isinstance(places, Mapping) else []
     if not names:

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from .errors import CheckpointError
 
-KERNEL = "patch_embed.proj.weight"
+KERNEL = "patch_embed.proj.weight"  # the patch embedding's convolution, [D, C, (T,) P, P]
 Positions = Literal["separable", "joint", "sinusoid"]
 
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
-_SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
-_SIZES |= {(1280, 32): "ViT-H"}
+SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
+SIZES |= {(1280, 32): "ViT-H"}
 
 
 class EncoderSize(NamedTuple):
@@ -23,7 +23,7 @@ class EncoderSize(NamedTuple):
     width: int
 
     def __str__(self) -> str:
-        name = _SIZES.get((self.width, self.depth))
+        name = SIZES.get((self.width, self.depth))
         return f"{self.depth} blocks of width {self.width}" + (f" ({name})" if name else "")
 
 
@@ -33,7 +33,7 @@ def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
     Raises CheckpointError when there are no ViT blocks or no patch kernel: not a ViT.
     """
     blocks = {match[1] for name in weights if (match := _BLOCK.match(name))}
-    kernel = patch_kernel(weights)
+    kernel = weights.get(KERNEL)
     if not blocks or kernel is None:
         raise CheckpointError(
             f"it holds no ViT (no {KERNEL} and blocks.0.*), it starts with {some(weights)}: "
@@ -42,14 +42,9 @@ def encoder_size(weights: Mapping[str, Tensor]) -> EncoderSize:
     return EncoderSize(len(blocks), kernel.shape[0])
 
 
-def patch_kernel(weights: Mapping[str, Tensor]) -> Tensor | None:
-    """The patch embedding's convolution, [D, C, (T,) P, P]."""
-    return weights.get(KERNEL)
-
-
 def tubelet_of(weights: Mapping[str, Tensor]) -> int | None:
     """Frames under one patch of a video model or file; None for images and spectrograms."""
-    kernel = patch_kernel(weights)
+    kernel = weights.get(KERNEL)
     return kernel.shape[2] if kernel is not None and kernel.ndim == 5 else None
 
 

@@ -3,17 +3,28 @@
 A run's checkpoint has it among its plain values, safetensors that `export` wrote as JSON in the metadata.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from .bounds import OutOfBounds, parse_json
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
+from .hints import Number, fits
 
 KEY = "tome_lightning"
-_MAX_INT = 2**63
+_HINTS: Mapping[str, Any] = {
+    "averaged": bool,
+    "class_names": list[str] | None,
+    "licence": str | None,
+    "mean": list[Number],
+    "prop_attn": bool,
+    "r": int | list[int] | dict[str, Number],
+    "recipe": str | None,
+    "std": list[Number],
+    "versions": dict[str, str],
+}
 
 
 def noted(content: Mapping[str, object]) -> Mapping[str, object] | None:
@@ -36,7 +47,7 @@ def of_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, object]:
         raise CheckpointError(f"{path} is refused, for its {KEY} metadata: {error}") from error
     except ValueError as error:
         raise CheckpointError(
-            f"{path} has {KEY} metadata that is no JSON ({str(error).splitlines()[0]}): export it again"
+            f"{path} has {KEY} metadata that is no JSON ({first_line(error)}): export it again"
         ) from error
     content: dict[str, object] = {KEY: ours}
     if isinstance(ours, Mapping) and "hyper_parameters" in ours:
@@ -57,47 +68,4 @@ def exported(path: Path) -> dict[str, Any]:
             ours = noted(of_metadata(path, file.metadata() or {})) or {}
     except (SafetensorError, OSError, CheckpointError):
         return {}
-    return {n: value for n, value in ours.items() if n not in _TYPES or _TYPES[n](value)}
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
-def _text_or_none(value: object) -> bool:
-    return value is None or _text(value)
-
-
-def _whole(value: object) -> bool:
-    return type(value) is int and abs(value) <= _MAX_INT
-
-
-def _number(value: object) -> bool:
-    return type(value) is float or _whole(value)
-
-
-def _list_of(one: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and all(map(one, value))
-
-
-def _dict_of(one: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: (
-        isinstance(value, dict) and all(_text(name) and one(held) for name, held in value.items())
-    )
-
-
-def _r(value: object) -> bool:
-    return _whole(value) or _list_of(_whole)(value) or _dict_of(_number)(value)
-
-
-_TYPES: Mapping[str, Callable[[object], bool]] = {
-    "averaged": lambda value: type(value) is bool,
-    "class_names": lambda value: value is None or _list_of(_text)(value),
-    "licence": _text_or_none,
-    "mean": _list_of(_number),
-    "prop_attn": lambda value: type(value) is bool,
-    "r": _r,
-    "recipe": _text_or_none,
-    "std": _list_of(_number),
-    "versions": _dict_of(_text),
-}
+    return {name: value for name, value in ours.items() if fits(value, _HINTS.get(name, object))}

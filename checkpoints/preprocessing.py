@@ -8,7 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
-from .layout import patch_kernel, side
+from .layout import KERNEL, side
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def of_ours(noted: Mapping[str, object]) -> Preprocessing:
 
 def size_of(weights: Mapping[str, Tensor]) -> int | None:
     """Pixels a side of the square images whose position table a file has."""
-    kernel, table = patch_kernel(weights), weights.get("pos_embed")
+    kernel, table = weights.get(KERNEL), weights.get("pos_embed")
     if kernel is None or table is None or kernel.ndim != 4 or table.ndim != 3:
         return None
     edge = side(table.shape[1] - int("cls_token" in weights))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import notes
 from .bounds import OutOfBounds, check_archive, check_values
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 from .hub_config import ModelConfig, is_hub_folder, read_config
 from .hub_folder import merged, weight_files
 from .layout import some
@@ -102,7 +102,7 @@ def _content(path: pathlib.Path) -> Mapping[str, object]:
     try:
         return _safetensors(path) if path.suffix == ".safetensors" else _torch_save(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be opened ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} cannot be opened ({first_line(error)})") from error
 
 
 def _checkpoint(
@@ -124,8 +124,8 @@ def _checkpoint(
     held = {kind: one[0].where for kind, one in sets.items()}
     run = "hyper_parameters" in content and "state_dict" in content
     return Checkpoint(
-        found.weights, _family(content), _mel_grid(content), run, _started_from(content), taken, held,
-        found.beside, _data(content),
+        found.weights, _text(content, notes.KEY, "family"), _mel_grid(content), run,
+        _text(content, "hyper_parameters", "checkpoint"), taken, held, found.beside, _data(content),
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _safetensors(path: pathlib.Path) -> Mapping[str, object]:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}), "
+            f"{path} cannot be read as safetensors ({first_line(error)}), "
             "it is truncated or something else: fetch it again"
         ) from error
     return content | notes.of_metadata(path, metadata)
@@ -179,9 +179,17 @@ def _torch_save(path: pathlib.Path) -> Mapping[str, object]:
     return content
 
 
-def _family(content: Mapping[str, object]) -> str | None:
-    family = (notes.noted(content) or {}).get("family")
-    return family if isinstance(family, str) else None
+def _inner(content: object, *keys: str) -> object:
+    """What lies under these keys in one another; None where one of them is not there."""
+    value = content
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _text(content: object, *keys: str) -> str | None:
+    value = _inner(content, *keys)
+    return value if isinstance(value, str) else None
 
 
 def _data(content: Mapping[str, object]) -> Mapping[str, object] | None:
@@ -189,32 +197,20 @@ def _data(content: Mapping[str, object]) -> Mapping[str, object] | None:
     ours = notes.noted(content)
     if ours is None:
         return None
-    data = ours.get("data")
-    given = data.get("init_args") if isinstance(data, Mapping) else ours
+    given = _inner(ours, "data", "init_args") if isinstance(ours.get("data"), Mapping) else ours
     return given if isinstance(given, Mapping) else {}
 
 
-def _started_from(content: Mapping[str, object]) -> str | None:
-    given = content.get("hyper_parameters")
-    start = given.get("checkpoint") if isinstance(given, Mapping) else None
-    return start if isinstance(start, str) else None
-
-
 def _mel_grid(content: Mapping[str, object]) -> tuple[int, int] | None:
-    given = content.get("hyper_parameters") if _family(content) else None
-    given = given.get("input") if isinstance(given, Mapping) else None
-    sizes = given.get("init_args") if isinstance(given, Mapping) else None
-    if not isinstance(given, Mapping) or not isinstance(sizes, Mapping):
+    """Of a spectrogram model of ours its patches over time and over the mels."""
+    given = _inner(content, "hyper_parameters", "input")
+    ours = isinstance(given, Mapping) and _text(content, notes.KEY, "family") is not None
+    if not ours or not str(_inner(given, "class_path")).endswith(".Spectrogram"):
         return None
-    if not str(given.get("class_path")).endswith(".Spectrogram"):
-        return None
-    numbers = [sizes.get(name) for name in ("frames", "mels", "patch", "stride")]
+    sizes = ("frames", "mels", "patch", "stride")
+    numbers = [_inner(given, "init_args", name) for name in sizes]
     plain = [number for number in numbers if isinstance(number, int) and number > 0]
     if len(plain) != len(numbers):
         return None
     frames, mels, patch, stride = plain
     return (frames - patch) // stride + 1, (mels - patch) // stride + 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import torch
 from timm.models import VisionTransformer, get_pretrained_cfg
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 
 
 def is_timm_name(name: str) -> bool:
@@ -44,8 +44,9 @@ def build(name: str, args: dict[str, Any]) -> VisionTransformer:
         with torch.device("meta"):
             model = timm.create_model(name, **args)
     except (RuntimeError, TypeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"timm cannot build {name} ({reason}): update timm") from error
+        raise CheckpointError(
+            f"timm cannot build {name} ({first_line(error)}): update timm"
+        ) from error
     if not isinstance(model, VisionTransformer):
         raise CheckpointError(
             f"{name} is timm's {type(model).__name__}, not a VisionTransformer, whose tokens are "
@@ -61,10 +62,9 @@ def weights_of(name: str) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):  # values drawn here and overwritten at once
             model = timm.create_model(name, pretrained=True)
     except Exception as error:  # each transport and hub has its own errors
-        reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(
-            f"timm could not fetch {name} ({type(error).__name__}: {reason}): connect this machine, "
-            f"or download the file {_where(name)} elsewhere, put it anywhere here and give its path"
+            f"timm could not fetch {name} ({type(error).__name__}: {first_line(error)}): connect this "
+            f"machine, or download the file {_where(name)} elsewhere, put it here and give its path"
         ) from error
     weights: dict[str, Tensor] = model.state_dict()
     return weights

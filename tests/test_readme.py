@@ -41,9 +41,14 @@ def commands() -> list[str]:
     ]
 
 
-OWN = [c for c in commands() if re.search(r"--data\.root (photos|clips|sounds)", c)]
+SHARDED = [c for c in commands() if "shards" in c or "hf://" in c]
+OWN = [
+    c
+    for c in commands()
+    if re.search(r"--data\.root (photos|clips|sounds)", c) and c not in SHARDED
+]
 AFTER = [c for c in commands() if "runs/quickstart" in c]
-OTHERS = [c for c in commands() if c not in (*OWN, *AFTER)]
+OTHERS = [c for c in commands() if c not in (*OWN, *SHARDED, *AFTER)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,6 +171,15 @@ def test_a_readme_command_on_one_s_own_data_runs(own_data, command, capsys):
 
 def test_the_own_data_of_the_readme_are_all_tried():
     assert [re.search(r"root (\w+)", c)[1] for c in OWN] == ["photos", "clips", "sounds"]
+
+
+def test_the_readme_s_commands_on_shards_run(own_data, monkeypatch):
+    packing, shards, hub = SHARDED
+    assert main(packing.split()) == 0
+    assert main([*shards.split(), *SMALL, "--model.checkpoint=null"]) == 0
+    monkeypatch.setattr("datamodules.shards.hub.fetch", lambda *root: own_data / "shards")
+    assert main([*hub.split(), *SMALL, "--model.checkpoint=null"]) == 0
+    assert len(list(own_data.glob("runs/*/*/checkpoints/best.ckpt"))) == 2
 
 
 def test_the_readme_s_commands_after_a_run_run(folder, capsys):

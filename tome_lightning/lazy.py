@@ -8,15 +8,26 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of ``package`` for the names in ``homes``, each with the module it is in."""
+def lazily(
+    package: str, rooms: Mapping[str, str], before: Callable[[], None] | None = None
+) -> tuple[Callable[[str], Any], list[str]]:
+    """The ``__getattr__`` and the ``__all__`` of a package.
+
+    Args:
+        package: Its name.
+        rooms: The names that it offers, by their module; one of its own begins with a dot.
+        before: Called before one is imported.
+    """
+    homes = {name: module for module, names in rooms.items() for name in names.split()}
 
     def getattr_(name: str) -> Any:
-        if name in homes:
-            return getattr(import_module(homes[name]), name)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if before is not None:
+            before()
+        return getattr(import_module(homes[name], package), name)
 
-    return getattr_
+    return getattr_, list(homes)
 
 
 def public_path(kind: type) -> str:

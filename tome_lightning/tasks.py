@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -196,41 +196,6 @@ class MultiLabel(Task):
             },
             compute_groups=False,
         )
-
-
-class AveragedViews(NamedTuple):
-    """Scores ``[U, K]`` of U samples, and their ids ``[U]``, ascending."""
-
-    scores: Tensor
-    ids: Tensor
-
-
-def average_views(logits: Tensor, ids: Tensor) -> AveragedViews:
-    """Average the class probabilities of all views of a sample, in whatever order the views come.
-
-    The multi-view protocol of the video MAEs: softmax of each view, then the mean (MAE-ST takes the
-    sum, which ranks the same). A view that is there twice counts twice.
-
-    Args:
-        logits: ``[N, K]``, one row a view.
-        ids: ``[N]``, the sample that each view is of.
-
-    Returns:
-        Probabilities ``[U, K]``, at least float32, and the U distinct ids.
-
-    Raises:
-        ValueError: If there is not one id for each row of logits.
-    """
-    if logits.ndim != 2 or ids.shape != logits.shape[:1]:
-        raise ValueError(
-            f"average_views() takes logits [N, K] and ids [N], got {list(logits.shape)} and "
-            f"{list(ids.shape)}. Flatten views into rows and repeat the id for each."
-        )
-    unique, row, views = ids.unique(return_inverse=True, return_counts=True)
-    probabilities = _full(logits).softmax(dim=-1)
-    total = probabilities.new_zeros(len(unique), logits.shape[1])
-    total.index_add_(0, row, probabilities)
-    return AveragedViews(total / views[:, None], unique)
 
 
 def _full(logits: Tensor) -> Tensor:

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from checkpoints.hints import MAX_INT, Number, fits
 from tome_lightning.arguments import read_arguments, read_yaml
 from tome_lightning.errors import UsageError
 
 PACKAGES = ("tome_lightning", "datamodules", "lightning")
-MAX_TEXT = 4096  # characters of a string, the longest path of Linux
-MAX_INT = 2**63
 RECIPE_NAME = re.compile(r"(?!\.+$)[\w.-]+")  # it names a folder
 
-Number = int | float
 DIVISORS = ("epoch_batches", "accumulate", "first_batches", "first_accumulate")  # of `Progress`
 OURS: dict[str, Any] = {  # checkpoint["tome_lightning"]
     "class_names": list[str] | None,
@@ -41,39 +37,6 @@ OURS: dict[str, Any] = {  # checkpoint["tome_lightning"]
 
 class Untrusted(UsageError):
     """A checkpoint that says what no run of ours has written; the message is the short reason."""
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is plainly what a type hint says; no hint of a class of objects fits anything.
-
-    Args:
-        value: Of a file.
-        hint: Of numbers, strings, None, literals, and lists, tuples, dicts, unions and dataclasses of
-            these; ``object`` for what is looked at elsewhere.
-    """
-    kind, inner = get_origin(hint), get_args(hint)
-    if hint is object:
-        return True
-    if hint in (None, type(None)):
-        return value is None
-    if kind in (Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
-    if kind is Literal:
-        return any(type(value) is type(one) and value == one for one in inner)
-    if kind in (list, tuple):
-        return isinstance(value, (list, tuple)) and all(fits(one, inner[0]) for one in value)
-    if kind is dict:
-        return isinstance(value, dict) and all(
-            fits(name, inner[0]) and fits(one, inner[1]) for name, one in value.items()
-        )
-    if is_dataclass(hint):
-        return isinstance(value, dict) and not faults(value, get_type_hints(hint), "")
-    if hint in (int, float):
-        numbers: tuple[type, ...] = (int,) if hint is int else (int, float)
-        return type(value) in numbers and (type(value) is float or abs(value) <= MAX_INT)
-    if hint is str:
-        return type(value) is str and len(value) <= MAX_TEXT and "\0" not in value
-    return hint is bool and type(value) is bool
 
 
 def check_form(saved: Mapping[str, Any]) -> None:

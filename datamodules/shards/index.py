@@ -75,9 +75,8 @@ class Shards:
         listed = self.folder / CLASSES
         if listed.is_file():
             return read_names(listed)
-        tables = [shards[0] for shards in self.splits.values() if shards[0].suffix in TABLES]
-        found = (class_names(path, self.wanted) for path in tables)
-        return next(filter(None, found), None)
+        tables = (shards[0] for shards in self.splits.values() if shards[0].suffix in TABLES)
+        return next(filter(None, (class_names(table, self.wanted) for table in tables)), None)
 
     def split_of(self, split: str) -> str:
         """The split that serves as this one: test is val where there is none, and the other way round.

@@ -9,7 +9,7 @@ reader needs nothing but the path.
 import io
 import os
 import re
-from typing import BinaryIO
+from typing import BinaryIO, Self
 from urllib.parse import quote
 
 from datamodules.shards.place import Member as Member
@@ -54,6 +54,27 @@ class Content(io.BytesIO):
         super().__init__(content)
         self.name = name
 
+    def __repr__(self) -> str:  # what soundfile's errors call it
+        return repr(self.name)
+
+    def again(self) -> Self:
+        """The same bytes, from their start and with a place of their own; nothing is copied."""
+        return type(self)(self.getvalue(), self.name)
+
+
+Source = str | Content  # what decoders take: the path of a file, or the bytes of a member
+
+
+def source_of(path: str) -> Source:
+    """A file as it is named, which nobody has opened yet, or a member's bytes.
+
+    Raises:
+        OSError: There is no such shard.
+        MemberError: The shard holds something else at that place.
+    """
+    place = member(path)
+    return path if place is None else Content(read_member(place), own_name(path))
+
 
 def opened(path: str) -> BinaryIO:
     """Open a file, or a member of a shard, for reading.
@@ -62,10 +83,8 @@ def opened(path: str) -> BinaryIO:
         OSError: There is no such file or shard.
         MemberError: The shard holds something else at that place.
     """
-    place = member(path)
-    if place is None:
-        return open(path, "rb")
-    return Content(read_member(place), own_name(path))
+    source = source_of(path)
+    return open(source, "rb") if isinstance(source, str) else source
 
 
 def read_member(place: Member) -> bytes:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from datamodules.deadline import Deadline
 from datamodules.errors import DataError
+from datamodules.shards.member import Source, file_of, own_name, source_of
 
 AUDIO_EXTENSIONS = (
     ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".webm", ".mp4", ".mkv",
@@ -73,7 +74,7 @@ def read_waveform(path: str, seconds: float | None = None) -> Tensor:
     MP3 and AAC files do not store their length: one that was cut short is read as a shorter one.
 
     Args:
-        path: File.
+        path: File, or a member of a shard.
         seconds: Read this much from its start and no more; None is all of it.
 
     Raises:
@@ -188,44 +189,48 @@ def require_decoders() -> None:
             ) from None
 
 
-def _first_of(path: str, by_soundfile: Callable[[str], T], by_pyav: Callable[[str], T]) -> T:
+def _first_of(path: str, by_soundfile: Callable[[Source], T], by_pyav: Callable[[Source], T]) -> T:
     """What soundfile makes of a file, or PyAV where soundfile fails or is not asked.
 
     Raises:
         Exception: The first error, if both fail.
     """
     # Opening a named pipe waits for ever, and soundfile has one lock for all that it opens.
-    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+    if not stat.S_ISREG(mode := os.stat(file_of(path)).st_mode) and not stat.S_ISDIR(mode):
         raise AudioError("is no file but a pipe or a device")
-    if not path.lower().endswith(_BY_SOUNDFILE):
-        return by_pyav(path)
+    source, name = source_of(path), own_name(path)
+    unnamed = not isinstance(source, str) and "." not in name  # as cells of a table may be
+    if not unnamed and not name.lower().endswith(_BY_SOUNDFILE):
+        return by_pyav(source)
     import soundfile
 
     try:
-        return by_soundfile(path)
+        return by_soundfile(source)
     except (soundfile.LibsndfileError, AudioError) as error:
         first = error
     try:
-        return by_pyav(path)
+        return by_pyav(source)
     except (FileNotFoundError, IsADirectoryError, PermissionError):  # soundfile: "System error"
         raise
     except Exception:
         raise first from None
 
 
-def _open_soundfile(path: str) -> Any:
+def _open_soundfile(source: Source) -> Any:
     import soundfile
 
-    # as bytes, since of text it takes no name that is not UTF-8; on Windows all names are text
-    sound = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
+    if not isinstance(source, str):
+        sound = soundfile.SoundFile(source.again())
+    else:  # as bytes, since of text it takes no name that is not UTF-8; on Windows all names are text
+        sound = soundfile.SoundFile(source if os.name == "nt" else os.fsencode(source))
     if sound.subtype.startswith("MPEG"):
         sound.close()
         raise AudioError("holds MP3, whatever its name says")
     return sound
 
 
-def _decode_soundfile(path: str, reach: float | None) -> Decoded:
-    with _open_soundfile(path) as sound:
+def _decode_soundfile(source: Source, reach: float | None) -> Decoded:
+    with _open_soundfile(source) as sound:
         rate: int = sound.samplerate
         wanted = sound.frames if reach is None else min(sound.frames, math.ceil(reach * rate))
         samples = sound.read(wanted, dtype="float32", always_2d=True)  # [T, C]
@@ -242,18 +247,18 @@ def _frames_promised(sound: Any) -> float:
     return max(1, sound.frames) * stated / max(1, there)
 
 
-def _probe_soundfile(path: str) -> AudioFormat:
-    with _open_soundfile(path) as sound:
+def _probe_soundfile(source: Source) -> AudioFormat:
+    with _open_soundfile(source) as sound:
         seconds = sound.frames / sound.samplerate
         return AudioFormat(seconds, sound.samplerate, sound.channels, sound.subtype.lower())
 
 
-def _decode_pyav(path: str, reach: float | None) -> Decoded:
+def _decode_pyav(source: Source, reach: float | None) -> Decoded:
     import av
 
     pieces: list[np.ndarray] = []
     length, rate, end = 0, 0, 0.0
-    with av.open(path, metadata_errors="ignore") as container:
+    with _open_pyav(source) as container:
         stream = _audio_stream(container)
         stream.codec_context.thread_count = 1
         planar = av.AudioResampler(format="fltp")  # scales integers; keeps rate and channels
@@ -280,10 +285,15 @@ def _decode_pyav(path: str, reach: float | None) -> Decoded:
     return np.concatenate(pieces, axis=1), rate
 
 
-def _probe_pyav(path: str) -> AudioFormat:
+def _open_pyav(source: Source) -> Any:
     import av
 
-    with av.open(path, metadata_errors="ignore") as container:
+    given = source if isinstance(source, str) else source.again()
+    return av.open(given, metadata_errors="ignore")
+
+
+def _probe_pyav(source: Source) -> AudioFormat:
+    with _open_pyav(source) as container:
         stream = _audio_stream(container)
         context = stream.codec_context
         start, end = _stated_span(container, stream)

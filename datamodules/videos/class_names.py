@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.errors import DataError
 from datamodules.filelist import FileList
+from datamodules.shards.member import member
 
 KINETICS400 = "kinetics400"
 LOOKED_AT = 2000  # rows of a list whose folder names are compared with their labels
@@ -59,7 +60,9 @@ def check_labels(path: Path, files: FileList, names: Sequence[str]) -> None:
     example = ""
     for row in rows:
         name, label = files[int(row)]
-        expected = index.get(plain(Path(name).parent.name))
+        place = member(name)
+        folder = Path(name if place is None else place.name).parent.name
+        expected = index.get(plain(folder))
         known += expected is not None
         if expected is not None and expected != label:
             wrong += 1

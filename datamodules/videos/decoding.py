@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DataError
+from datamodules.shards.member import Source, source_of
 from datamodules.videos.pyav import PyAVVideo, Video, VideoError
 
 __all__ = ["DECODERS", "Video", "VideoError", "choose_decoder", "open_video"]
@@ -28,8 +29,8 @@ class _OtherVideo(Video):
 
     _reader: Any
 
-    def __init__(self, path: str, threads: int, fps: float) -> None:
-        self._path, self._threads = path, threads
+    def __init__(self, source: Source, threads: int, fps: float) -> None:
+        self._source, self._threads = source, threads
         self._instead: PyAVVideo | None = None
         self.fps = fps
 
@@ -43,7 +44,7 @@ class _OtherVideo(Video):
             try:
                 return self._read(wanted)
             except Exception:  # each has its own: decord fails at widths of 8, 16, 24, 48 and 72
-                self._instead = PyAVVideo(self._path, self._threads)
+                self._instead = PyAVVideo(self._source, self._threads)
         return self._instead.frames(wanted)
 
     @abstractmethod
@@ -54,13 +55,14 @@ class _OtherVideo(Video):
 class DecordVideo(_OtherVideo):
     """Frames by decord."""
 
-    def __init__(self, path: str, threads: int, fps: float) -> None:
-        super().__init__(path, threads, fps)
+    def __init__(self, source: Source, threads: int, fps: float) -> None:
+        super().__init__(source, threads, fps)
         decord = importlib.import_module("decord")
         decord.logging.set_level(decord.logging.QUIET)
         # without a limit decord repeats its last frame for those it cannot decode; it takes 0 for
         # no limit, so allow this share of the frames
-        self._reader = decord.VideoReader(path, num_threads=threads, fault_tol="0.0000001")
+        given = source if isinstance(source, str) else source.again()
+        self._reader = decord.VideoReader(given, num_threads=threads, fault_tol="0.0000001")
         self.num_frames = len(self._reader)
 
     def _read(self, wanted: list[int]) -> Tensor:
@@ -70,11 +72,12 @@ class DecordVideo(_OtherVideo):
 class TorchCodecVideo(_OtherVideo):
     """Frames by torchcodec."""
 
-    def __init__(self, path: str, threads: int, fps: float) -> None:
-        super().__init__(path, threads, fps)
+    def __init__(self, source: Source, threads: int, fps: float) -> None:
+        super().__init__(source, threads, fps)
         decoders = importlib.import_module("torchcodec.decoders")
+        given = source if isinstance(source, str) else source.getvalue()
         self._reader = decoders.VideoDecoder(
-            path, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
+            given, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
         )
         self.num_frames = len(self._reader)
 
@@ -86,18 +89,21 @@ def open_video(path: str, decoder: str, threads: int = 1) -> Video:
     """Open a video, to be closed by the caller.
 
     Args:
-        path: File.
+        path: File, or a member of a shard, whose bytes are read once.
         decoder: One of `DECODERS`, installed; see `choose_decoder`.
         threads: Threads of the decoder; 0 is one for each core.
 
     Raises:
         Exception: The file is no video or is damaged; of any type, since decoders have their own.
     """
-    video = PyAVVideo(path, threads)
+    source = source_of(path)
+    video = PyAVVideo(source, threads)
     if decoder == "pyav" or not video.plain:
         return video
     try:
-        other = (DecordVideo if decoder == "decord" else TorchCodecVideo)(path, threads, video.fps)
+        other = (DecordVideo if decoder == "decord" else TorchCodecVideo)(
+            source, threads, video.fps
+        )
     except Exception:  # PyAV has seen the whole file, so it is the other: decord knows no AV1
         return video
     if other.num_frames != video.num_frames:

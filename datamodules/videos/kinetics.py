@@ -1,5 +1,6 @@
 """Kinetics-400, or any videos in class folders or lists, as the video MAEs are fine-tuned on them."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from datamodules.kept import folder_listed_once, list_read_once
 from datamodules.on_device import DeviceTransform
 from datamodules.rooted import SingleLabelled
 from datamodules.samples import Samples
+from datamodules.shards.member import file_of
 from datamodules.unlabelled import files_to_predict, plain_folder
 from datamodules.videos.check import VideoCheck
 from datamodules.videos.class_names import (
@@ -276,8 +278,8 @@ class Kinetics400(SingleLabelled):
         known = None if first else self.num_classes
         files = list_read_once(path, self.asked, known, bare=self._predicting)
         rows = np.linspace(0, len(files) - 1, min(LOOKED_FOR, len(files))).astype(int)
-        looked_for = [Path(self.root, files[int(row)][0]) for row in rows]
-        if not any(file.is_file() for file in looked_for):
+        looked_for = [os.path.join(self.root, files[int(row)][0]) for row in rows]
+        if not any(os.path.isfile(file_of(file)) for file in looked_for):
             raise DataError(
                 f"{path}: none of {len(looked_for)} files looked for is there, for example "
                 f"{looked_for[0]}; paths start from root, {self.root}"

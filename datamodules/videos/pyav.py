@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.shards.member import Source
 from datamodules.videos.frame_rate import frame_rate
 from datamodules.videos.orientation import UPRIGHT, read_matrix
 
@@ -98,15 +99,15 @@ class PyAVVideo(Video):
     times are guessed and so may change after a seek; a raw stream has none and is counted.
 
     Args:
-        path: File.
+        source: File, or the bytes of a member of a shard.
         threads: Threads of the decoder; 0 is one for each core.
     """
 
-    def __init__(self, path: str, threads: int = 1) -> None:
+    def __init__(self, source: Source, threads: int = 1) -> None:
         import av
         from av.video.reformatter import VideoReformatter
 
-        self._path = path
+        self._source = source
         self._threads = threads
         self._reformatter: Any = VideoReformatter()
         self._orientation = UPRIGHT  # of the frame decoded last
@@ -151,7 +152,8 @@ class PyAVVideo(Video):
     def _open(self) -> None:
         import av
 
-        self._container = av.open(self._path, metadata_errors="ignore")
+        source = self._source if isinstance(self._source, str) else self._source.again()
+        self._container = av.open(source, mode="r", metadata_errors="ignore")
         best = self._container.streams.best("video")
         moving = [each for each in self._container.streams.video if not _is_picture(each)]
         self._best = best in moving

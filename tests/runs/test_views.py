@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tome_lightning
-from tome_lightning.tasks import SingleLabel, average_views
+from tome_lightning.tasks import SingleLabel
 
 K = 5
 
@@ -95,38 +95,9 @@ def test_metrics_are_of_unique_videos_on_one_process_and_on_two(tmp_path, monkey
     assert two["ids"].tolist() == [0, 2, 6, 8]  # of the first process; 4 cannot be read
 
 
-def test_views_are_averaged_by_sample_whatever_their_order():
-    logits = 3 * torch.randn(4, 6, K)
-    ids = torch.tensor([7, 2, 9, 0]).repeat_interleave(6)
-    order = torch.randperm(24)
-    scores, unique = average_views(logits.flatten(0, 1)[order], ids[order])
-    assert unique.tolist() == [0, 2, 7, 9]
-    expected = logits.softmax(dim=-1).mean(dim=1)[[3, 1, 0, 2]]
-    torch.testing.assert_close(scores, expected)
-
-
-def test_the_task_averages_views_as_average_views_does():
-    logits = 3 * torch.randn(4, 6, K)
-    scores, _ = average_views(logits.flatten(0, 1), torch.arange(4).repeat_interleave(6))
-    torch.testing.assert_close(SingleLabel(K).scores(logits).exp(), scores)
-
-
-def test_samples_may_have_different_numbers_of_views():
-    logits = torch.randn(3, K)
-    scores, ids = average_views(logits, torch.tensor([5, 1, 5]))
-    assert ids.tolist() == [1, 5]
-    torch.testing.assert_close(scores[0], logits[1].softmax(dim=0))
-    torch.testing.assert_close(scores.sum(dim=1), torch.ones(2))
-
-
-def test_half_precision_logits_are_averaged_in_float32():
-    logits = torch.randn(6, K).bfloat16()
-    scores, _ = average_views(logits, torch.zeros(6, dtype=torch.int64))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_task_averages_the_probabilities_of_views(dtype):
+    logits = (3 * torch.randn(4, 6, K)).to(dtype)
+    scores = SingleLabel(K).scores(logits).exp()
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores[0], logits.float().softmax(dim=1).mean(dim=0))
-
-
-@pytest.mark.parametrize(("rows", "ids"), [((2, 3, K), 2), ((6, K), 5)])
-def test_views_that_are_not_rows_are_refused(rows, ids):
-    with pytest.raises(ValueError, match=r"takes logits \[N, K\] and ids \[N\]"):
-        average_views(torch.zeros(rows), torch.zeros(ids, dtype=torch.int64))
+    torch.testing.assert_close(scores, logits.float().softmax(dim=-1).mean(dim=1))

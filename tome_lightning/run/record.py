@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from checkpoints.bounds import read_json
+from checkpoints.hints import fits
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.errors import UsageError
 from tome_lightning.run.best import BestCheckpoint
@@ -27,7 +28,6 @@ from tome_lightning.trainer.checkpoint_file import write_text
 from tome_lightning.trainer.claim import LOCK, claim
 from tome_lightning.trainer.ranks import rank
 from tome_lightning.trainer.saving import LAST
-from tome_lightning.trust import fits
 
 if TYPE_CHECKING:
     from tome_lightning.finetune import FineTune

@@ -15,12 +15,13 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 from timm.models.vision_transformer import VisionTransformer
 
 import datamodules
+from checkpoints.hints import Number, fits
 from datamodules.base import LabelledData
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune
 from tome_lightning.lazy import public_path
 from tome_lightning.trainer.saving import SaveLast
-from tome_lightning.trust import Number, Untrusted, faults, fits, refuse, shown
+from tome_lightning.trust import Untrusted, faults, refuse, shown
 
 INPUTS = ("Clip", "Image", "Spectrogram")
 TASKS = ("MultiLabel", "SingleLabel")

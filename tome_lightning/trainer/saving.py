@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
+from checkpoints.hints import fits
 from tome_lightning.errors import UserError
 from tome_lightning.screen import say, typed
 from tome_lightning.trainer.agreement import Agreement, to_device
@@ -26,7 +27,6 @@ from tome_lightning.trainer.lightning_internals import (
 )
 from tome_lightning.trainer.loss_guard import NonFiniteLossError
 from tome_lightning.trainer.signals import RunStopped, StopSignals
-from tome_lightning.trust import fits
 
 LAST = "last.ckpt"
 STOPPED = "stopped"  # in a run directory: a scheduler's signal has ended the run, which is to go on

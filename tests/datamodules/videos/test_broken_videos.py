@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.shards.member import Source
 from datamodules.videos import decoding
 from datamodules.videos.decoding import VideoError, _OtherVideo, open_video
 
@@ -171,15 +172,16 @@ def test_pyav_stands_in_for_the_rest_of_a_video(monkeypatch) -> None:
 
         num_frames = 48
 
-        def __init__(self, path: str, threads: int, fps: float) -> None:
-            super().__init__(path, threads, fps)
+        def __init__(self, source: Source, threads: int, fps: float) -> None:
+            super().__init__(source, threads, fps)
             self.asked: list[list[int]] = []
 
         def _read(self, wanted: list[int]) -> torch.Tensor:
             self.asked.append(wanted)
             if wanted[-1] > 9:
                 raise RuntimeError("cannot decode")
-            return read(self._path, "pyav", wanted)
+            assert isinstance(self._source, str)
+            return read(self._source, "pyav", wanted)
 
     monkeypatch.setattr(decoding, "TorchCodecVideo", Failing)
     with open_video(clip("b-frames")[0], "torchcodec") as video:

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.benchmark.bench import benchmark
-    from tome_lightning.commands.benchmark.command import main
-    from tome_lightning.commands.benchmark.rows import Row
-    from tome_lightning.tome.macs import Macs, counted_macs, macs
+    from tome_lightning.commands.benchmark.bench import benchmark as benchmark
+    from tome_lightning.commands.benchmark.command import main as main
+    from tome_lightning.commands.benchmark.rows import Row as Row
+    from tome_lightning.tome.macs import Macs as Macs
+    from tome_lightning.tome.macs import counted_macs as counted_macs
+    from tome_lightning.tome.macs import macs as macs
 
-__all__ = ["Macs", "Row", "benchmark", "counted_macs", "macs", "main"]
-
-__getattr__ = lazily(
+__getattr__, __all__ = lazily(
     __name__,
     {
-        "Macs": "tome_lightning.tome.macs",
-        "Row": "tome_lightning.commands.benchmark.rows",
-        "benchmark": "tome_lightning.commands.benchmark.bench",
-        "counted_macs": "tome_lightning.tome.macs",
-        "macs": "tome_lightning.tome.macs",
-        "main": "tome_lightning.commands.benchmark.command",
+        "tome_lightning.tome.macs": "Macs counted_macs macs",
+        ".rows": "Row",
+        ".bench": "benchmark",
+        ".command": "main",
     },
 )

@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.compare.command import main
-    from tome_lightning.commands.compare.runs import compare
+    from tome_lightning.commands.compare.command import main as main
+    from tome_lightning.commands.compare.runs import compare as compare
 
-__all__ = ["compare", "main"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "compare": "tome_lightning.commands.compare.runs",
-        "main": "tome_lightning.commands.compare.command",
-    },
-)
+__getattr__, __all__ = lazily(__name__, {".runs": "compare", ".command": "main"})

@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from checkpoints.bounds import read_json
+from checkpoints.hints import Number, fits
 from tome_lightning.arguments import parse_yaml
 from tome_lightning.errors import UsageError
-from tome_lightning.trust import fits
 
 WIDTH = 100  # characters of a line, where so many runs fit
 NAMES = 34  # characters of the names at most
 COLUMN = (14, 26)  # of a run's column at least and at most
 POINTS = ("top1", "top5", "mAP")
 PATHS = ("checkpoint",)
-Number = int | float
 SUMMARY: dict[str, Any] = {  # what is used of summary.json, which anybody may have written
     "checkpoint": str | None, "device": str | None, "effective_batch": int | None, "ended": str,
     "limited_by": str | None, "macs": dict[str, Number] | None, "measured_on": str | None,

@@ -5,32 +5,29 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.doctor.command import doctor, main
-    from tome_lightning.commands.doctor.findings import Finding, Status, format_findings, tell
-    from tome_lightning.commands.doctor.machine import check_machine
-    from tome_lightning.commands.doctor.recipe import check_recipe
+    from tome_lightning.commands.doctor.command import doctor as doctor
+    from tome_lightning.commands.doctor.command import main as main
+    from tome_lightning.commands.doctor.findings import (
+        Finding as Finding,
+    )
+    from tome_lightning.commands.doctor.findings import (
+        Status as Status,
+    )
+    from tome_lightning.commands.doctor.findings import (
+        format_findings as format_findings,
+    )
+    from tome_lightning.commands.doctor.findings import (
+        tell as tell,
+    )
+    from tome_lightning.commands.doctor.machine import check_machine as check_machine
+    from tome_lightning.commands.doctor.recipe import check_recipe as check_recipe
 
-__all__ = [
-    "Finding",
-    "Status",
-    "check_machine",
-    "check_recipe",
-    "doctor",
-    "format_findings",
-    "main",
-    "tell",
-]
-
-__getattr__ = lazily(
+__getattr__, __all__ = lazily(
     __name__,
     {
-        "Finding": "tome_lightning.commands.doctor.findings",
-        "Status": "tome_lightning.commands.doctor.findings",
-        "check_machine": "tome_lightning.commands.doctor.machine",
-        "check_recipe": "tome_lightning.commands.doctor.recipe",
-        "doctor": "tome_lightning.commands.doctor.command",
-        "format_findings": "tome_lightning.commands.doctor.findings",
-        "main": "tome_lightning.commands.doctor.command",
-        "tell": "tome_lightning.commands.doctor.findings",
+        ".findings": "Finding Status format_findings tell",
+        ".machine": "check_machine",
+        ".recipe": "check_recipe",
+        ".command": "doctor main",
     },
 )

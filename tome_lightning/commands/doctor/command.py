@@ -47,7 +47,8 @@ def doctor(words: list[str] | None = None) -> int:
     Returns:
         1 if something that is needed is broken, else 0.
     """
-    from tome_lightning.commands.doctor.findings import Status, broken, first_line, format_findings
+    from checkpoints.errors import first_line
+    from tome_lightning.commands.doctor.findings import Status, broken, format_findings
     from tome_lightning.commands.doctor.machine import check_machine
     from tome_lightning.commands.doctor.recipe import check_recipe
     from tome_lightning.trust import foreign_classes

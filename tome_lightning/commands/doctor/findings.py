@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from checkpoints.errors import first_line
+
 
 class Status(Enum):
     """How bad it is."""
@@ -48,11 +50,6 @@ def warning(what: str, words: str, remedy: str, needed_by: str = "") -> Finding:
 
 def broken(what: str, words: str, remedy: str, needed_by: str = "") -> Finding:
     return Finding(Status.BROKEN, what, words, remedy, needed_by)
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def survive(what: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:

@@ -16,10 +16,10 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from checkpoints.errors import first_line
 from tome_lightning.commands.doctor.findings import (
     Finding,
     broken,
-    first_line,
     ok,
     survive,
     warning,

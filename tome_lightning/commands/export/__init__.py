@@ -10,28 +10,27 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.export.check import Difference, ExportMismatchError
-    from tome_lightning.commands.export.command import main
-    from tome_lightning.commands.export.export import Exported, export_model
-    from tome_lightning.tome.static import MergedForInference
+    from tome_lightning.commands.export.check import (
+        Difference as Difference,
+    )
+    from tome_lightning.commands.export.check import (
+        ExportMismatchError as ExportMismatchError,
+    )
+    from tome_lightning.commands.export.command import main as main
+    from tome_lightning.commands.export.export import (
+        Exported as Exported,
+    )
+    from tome_lightning.commands.export.export import (
+        export_model as export_model,
+    )
+    from tome_lightning.tome.static import MergedForInference as MergedForInference
 
-__all__ = [
-    "Difference",
-    "ExportMismatchError",
-    "Exported",
-    "MergedForInference",
-    "export_model",
-    "main",
-]
-
-__getattr__ = lazily(
+__getattr__, __all__ = lazily(
     __name__,
     {
-        "Difference": "tome_lightning.commands.export.check",
-        "ExportMismatchError": "tome_lightning.commands.export.check",
-        "Exported": "tome_lightning.commands.export.export",
-        "MergedForInference": "tome_lightning.tome.static",
-        "export_model": "tome_lightning.commands.export.export",
-        "main": "tome_lightning.commands.export.command",
+        ".check": "Difference ExportMismatchError",
+        ".export": "Exported export_model",
+        "tome_lightning.tome.static": "MergedForInference",
+        ".command": "main",
     },
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 import checkpoints
+from checkpoints.hints import fits
 from tome_lightning.arguments import check_output, nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
@@ -28,7 +29,6 @@ from tome_lightning.commands.loaded import LoadedModel, is_run_checkpoint, load_
 from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, token_counts
 from tome_lightning.trainer.checkpoint_file import read_header
-from tome_lightning.trust import fits
 
 FOLDER = "timm-hub"  # a folder, which no suffix tells
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}

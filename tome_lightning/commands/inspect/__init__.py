@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.inspect.command import main
-    from tome_lightning.commands.inspect.facts import inspect_checkpoint
+    from tome_lightning.commands.inspect.command import main as main
+    from tome_lightning.commands.inspect.facts import inspect_checkpoint as inspect_checkpoint
 
-__all__ = ["inspect_checkpoint", "main"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "inspect_checkpoint": "tome_lightning.commands.inspect.facts",
-        "main": "tome_lightning.commands.inspect.command",
-    },
-)
+__getattr__, __all__ = lazily(__name__, {".facts": "inspect_checkpoint", ".command": "main"})

@@ -13,7 +13,9 @@ from timm.models import get_pretrained_cfg
 import checkpoints
 import recipes
 from checkpoints import hub
+from checkpoints.hints import fits
 from checkpoints.hub_folder import has_weights, weight_files
+from checkpoints.layout import SIZES
 from checkpoints.licence import licence_of, licence_of_name
 from checkpoints.notes import exported
 from checkpoints.reading import read
@@ -27,10 +29,8 @@ from tome_lightning.trainer.checkpoint_file import (
     read_header,
 )
 from tome_lightning.trainer.progress import Progress
-from tome_lightning.trust import fits, recipe_name
+from tome_lightning.trust import recipe_name
 
-SIZES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}
-SIZES |= {(1280, 32): "ViT-H"}
 SOUNDS = ("audiomae", "ast")
 WIDTH = 100  # characters of a line
 

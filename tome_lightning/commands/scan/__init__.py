@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.scan.command import main
-    from tome_lightning.commands.scan.walk import scan
+    from tome_lightning.commands.scan.command import main as main
+    from tome_lightning.commands.scan.walk import scan as scan
 
-__all__ = ["main", "scan"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "main": "tome_lightning.commands.scan.command",
-        "scan": "tome_lightning.commands.scan.walk",
-    },
-)
+__getattr__, __all__ = lazily(__name__, {".command": "main", ".walk": "scan"})

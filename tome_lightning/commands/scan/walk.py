@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tqdm import tqdm
 
+from datamodules.shards.member import file_of
 from datamodules.workers import usable_cores
 from tome_lightning.arguments import nearest
 from tome_lightning.commands.scan.manifest import BAD, GOOD, Manifest
@@ -168,11 +169,16 @@ class _Tally:
         self.bad: list[tuple[str, str]] = []
         self.bytes = 0
         self.files = 0
+        self._shards: set[str] = set()
 
     def add(self, outcome: Outcome) -> None:
         """Count one file."""
         self.files += 1
-        self.bytes += outcome.size or 0
+        file = file_of(outcome.path)
+        if file not in self._shards:  # a shard counts once, whatever is in it
+            self.bytes += outcome.size or 0
+        if file is not outcome.path:
+            self._shards.add(file)
         if outcome.reason is None:
             self.facts.add(outcome.facts)
         else:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
+from datamodules.shards.member import file_of
 from tome_lightning.errors import UsageError
 
 LONGEST_REASON = 300  # characters
@@ -28,8 +29,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         path: As the lists of the data set name it.
-        size: Bytes; None for a file that is not there.
-        mtime_ns: Time of its last change, in nanoseconds; None likewise.
+        size: Bytes, of a member of a shard those of the shard; None for a file that is not there.
+        mtime_ns: Time of its last change, in nanoseconds; likewise.
         reason: `Type: message` of what the check raised; None for a good file.
         facts: What the check says of a good file.
         hung: The check raised TimeoutError: a thread is left behind, and another time, when the
@@ -214,9 +215,12 @@ def serve(pipe: Connection) -> None:
 
 
 def _stamp(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and time of the last change in nanoseconds; None where there is no file."""
+    """Size in bytes and time of the last change in nanoseconds; None where there is no file.
+
+    A member of a shard has those of its shard.
+    """
     try:
-        status = os.stat(path)
+        status = os.stat(file_of(path))
     except OSError:
         return None, None
     return status.st_size, status.st_mtime_ns

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.sweep.command import main
-    from tome_lightning.commands.sweep.measure import sweep
-    from tome_lightning.commands.sweep.rows import SweepRow
+    from tome_lightning.commands.sweep.command import main as main
+    from tome_lightning.commands.sweep.measure import sweep as sweep
+    from tome_lightning.commands.sweep.rows import SweepRow as SweepRow
 
-__all__ = ["SweepRow", "main", "sweep"]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "SweepRow": "tome_lightning.commands.sweep.rows",
-        "main": "tome_lightning.commands.sweep.command",
-        "sweep": "tome_lightning.commands.sweep.measure",
-    },
+__getattr__, __all__ = lazily(
+    __name__, {".rows": "SweepRow", ".command": "main", ".measure": "sweep"}
 )

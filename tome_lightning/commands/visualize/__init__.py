@@ -5,20 +5,22 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.visualize.callback import GroupPictures
-    from tome_lightning.commands.visualize.command import main
-    from tome_lightning.commands.visualize.groups import Groups, trace_groups
-    from tome_lightning.commands.visualize.pictures import visualize
+    from tome_lightning.commands.visualize.callback import GroupPictures as GroupPictures
+    from tome_lightning.commands.visualize.command import main as main
+    from tome_lightning.commands.visualize.groups import (
+        Groups as Groups,
+    )
+    from tome_lightning.commands.visualize.groups import (
+        trace_groups as trace_groups,
+    )
+    from tome_lightning.commands.visualize.pictures import visualize as visualize
 
-__all__ = ["GroupPictures", "Groups", "main", "trace_groups", "visualize"]
-
-__getattr__ = lazily(
+__getattr__, __all__ = lazily(
     __name__,
     {
-        "GroupPictures": "tome_lightning.commands.visualize.callback",
-        "Groups": "tome_lightning.commands.visualize.groups",
-        "main": "tome_lightning.commands.visualize.command",
-        "trace_groups": "tome_lightning.commands.visualize.groups",
-        "visualize": "tome_lightning.commands.visualize.pictures",
+        ".callback": "GroupPictures",
+        ".groups": "Groups trace_groups",
+        ".command": "main",
+        ".pictures": "visualize",
     },
 )

@@ -75,7 +75,8 @@ def _parser() -> VerbParser:
     add("--recipe", help="a recipe's model")
     add("--random-weights", action="store_true", help="leave the weights as drawn")
     add("--weights", choices=("live", "ema"), help="of a file of weights that holds both sets")
-    add("--input", nargs="+", type=Path, required=True, metavar="FILE", help="what to show it")
+    add("--input", nargs="+", required=True, metavar="FILE",
+        help="what to show it; in a tar file SHARD.tar::NAME")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FILE",
         help=".png, .jpg, .webp; of a clip also .gif, .mp4")  # fmt: skip
     add(

@@ -44,7 +44,8 @@ def visualize(
 
     Args:
         loaded: From `load_model`.
-        files: Pictures, videos or sounds, whichever the model reads.
+        files: Pictures, videos or sounds, whichever the model reads; a member of a tar file is
+            `shard.tar::a/b.jpg`.
         out: .png, .jpg or .webp; of a clip also .gif or .mp4.
         rs: Values of r; the model's own by default.
         depths: Numbers of blocks after which to look; all blocks by default.
@@ -61,7 +62,7 @@ def visualize(
     """
     out = check_output(Path(out), force)
     check_kind(out, len(files), isinstance(loaded.input, Clip))
-    check_files(files, loaded.input)
+    files = check_files(files, loaded.input)
     rs = [loaded.model.r] if rs is None else list(rs)
     check_depths(depths, loaded.model.depth)
     for r in rs:

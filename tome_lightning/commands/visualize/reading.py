@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from checkpoints.errors import first_line
+from datamodules.shards.finding import placed
+from datamodules.shards.member import MemberError, file_of, opened, own_name
 from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.errors import UsageError
 from tome_lightning.inputs import Clip, Image, Input, Spectrogram
@@ -37,16 +40,32 @@ class Example:
     patch: tuple[int, int] = (16, 16)
 
 
-def check_files(files: Sequence[str | Path], input: Input) -> None:
+def check_files(files: Sequence[str | Path], input: Input) -> list[str]:
     """Refuse files that are not there, before any long work.
 
+    Args:
+        files: Files, or members of tar files such as `shard.tar::a/b.jpg`.
+        input: What the model reads.
+
+    Returns:
+        Their paths, those of members with their places.
+
     Raises:
-        UsageError: Names the first of them.
+        UsageError: Names the first that is not there.
     """
-    for path in map(Path, files):
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "no file"
-            raise UsageError(f"{path} is {what}. Give files: {_KINDS[type(input)]}.")
+    return [_checked(str(path), input) for path in files]
+
+
+def _checked(path: str, input: Input) -> str:
+    try:
+        found = placed(path)
+    except (OSError, MemberError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    file = Path(file_of(found))
+    if not file.is_file():
+        what = "a folder" if file.is_dir() else "no file"
+        raise UsageError(f"{file} is {what}. Give files: {_KINDS[type(input)]}.")
+    return found
 
 
 def read_example(path: str | Path, loaded: LoadedModel) -> Example:
@@ -55,19 +74,18 @@ def read_example(path: str | Path, loaded: LoadedModel) -> Example:
     Raises:
         UsageError: It is not there, or is none of these.
     """
-    path = Path(path)
-    check_files([path], loaded.input)
+    (path,) = check_files([path], loaded.input)
     read = {Image: _picture, Clip: _clip, Spectrogram: _sound}[type(loaded.input)]
     try:
         x = read(path, loaded)
     except MemoryError:  # says nothing about the file
         raise
     except Exception as error:  # each decoder has its own
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
-            f"{path} cannot be read as {_KINDS[type(loaded.input)]}, which this model takes: {reason}"
+            f"{path} cannot be read as {_KINDS[type(loaded.input)]}, which this model takes: "
+            f"{first_line(error)}"
         ) from error
-    return example(path.name, x, loaded.input, loaded.mean, loaded.std)
+    return example(own_name(path), x, loaded.input, loaded.mean, loaded.std)
 
 
 _KINDS: dict[type[Input], str] = {
@@ -104,7 +122,7 @@ def example(
     return Example(name, x, frames=planes.permute(1, 2, 3, 0).contiguous().numpy())
 
 
-def _picture(path: Path, loaded: LoadedModel) -> Tensor:
+def _picture(path: str, loaded: LoadedModel) -> Tensor:
     """The picture as evaluation reads it, its short side resized and its middle cropped."""
     from torchvision.transforms.v2.functional import normalize
 
@@ -113,14 +131,14 @@ def _picture(path: Path, loaded: LoadedModel) -> Tensor:
 
     channels, size, _ = loaded.shape
     exif = loaded.data.get("exif", True)  # upright, unless a run says otherwise
-    picture = read_image(str(path), channels, exif=bool(exif))
+    picture = read_image(path, channels, exif=bool(exif))
     crop_pct = loaded.data.get("crop_pct") or 1.0  # unless a run says so, all of the short side
     transform = EvalTransform(size, crop_pct, loaded.data.get("interpolation") or "bicubic")
     x: Tensor = normalize(transform(picture)[0].float() / 255, [*loaded.mean], [*loaded.std])
     return x
 
 
-def _clip(path: Path, loaded: LoadedModel) -> Tensor:
+def _clip(path: str, loaded: LoadedModel) -> Tensor:
     """The clip in the middle of the video, as evaluation with one clip takes it."""
     from datamodules.videos.clip_reader import Decoding, EvalClipReader
     from datamodules.videos.clips import SAMPLINGS
@@ -132,18 +150,18 @@ def _clip(path: Path, loaded: LoadedModel) -> Tensor:
     kind = SAMPLINGS[loaded.data.get("sampling") or "mae_st"]
     sampling = kind(loaded.input.frames, int(loaded.data.get("rate") or 4))
     decoding = Decoding(choose_decoder(loaded.data.get("decoder")), timeout=DECODE_SECONDS)
-    clips = EvalClipReader(decoding, sampling, 1)(str(path))
+    clips = EvalClipReader(decoding, sampling, 1)(path)
     size, up = loaded.input.size, sampling.rounds_up
     return ClipEvalTransform(size, 1, loaded.mean, loaded.std, rounds_up=up)(clips)[0]
 
 
-def _refuse_still(path: Path) -> None:
+def _refuse_still(path: str) -> None:
     """Video decoders take a picture for a clip of one frame, in which there is nothing to follow."""
     from PIL import Image as Pictures
     from PIL import UnidentifiedImageError
 
     try:
-        with Pictures.open(path) as picture:
+        with opened(path) as file, Pictures.open(file) as picture:
             frames = getattr(picture, "n_frames", 1)
     except UnidentifiedImageError:
         return
@@ -151,7 +169,7 @@ def _refuse_still(path: Path) -> None:
         raise ValueError("it is one still picture")
 
 
-def _sound(path: Path, loaded: LoadedModel) -> Tensor:
+def _sound(path: str, loaded: LoadedModel) -> Tensor:
     from datamodules.sounds.features import FrontEnd
     from datamodules.sounds.reading import read_waveform, require_decoders, require_torchaudio
     from datamodules.sounds.samples import EvalSpectrogram
@@ -160,4 +178,4 @@ def _sound(path: Path, loaded: LoadedModel) -> Tensor:
     require_torchaudio()
     require_decoders()
     front = FrontEnd(loaded.input.frames, loaded.input.mels, loaded.mean[0], loaded.std[0])
-    return EvalSpectrogram(front)(read_waveform(str(path), front.seconds))[0]
+    return EvalSpectrogram(front)(read_waveform(path, front.seconds))[0]

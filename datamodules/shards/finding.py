@@ -1,0 +1,38 @@
+"""A member of a tar file by its name alone, as a person types it."""
+
+import os
+import re
+import tarfile
+
+from datamodules.shards.member import Member, MemberError, member
+
+_NAMED = re.compile(r"(?s)(.+?\.tar)::(.+)")
+
+
+def placed(path: str) -> str:
+    """The path of a member with its place, which `shard.tar::a/b.jpg` leaves out; any other as it is.
+
+    Raises:
+        OSError: There is no such tar file.
+        MemberError: It holds nothing of that name, or is no tar file.
+    """
+    named = _NAMED.fullmatch(path) if "::" in path and member(path) is None else None
+    if named is None or os.path.isfile(path):
+        return path
+    shard, wanted = named[1], _plain(named[2])
+    first = None
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for entry in tar:
+                if entry.isfile() and _plain(entry.name) == wanted:
+                    return Member(shard, entry.name, entry.offset_data, entry.size).path
+                first = first or (entry.name if entry.isfile() else None)
+    except tarfile.TarError as error:
+        raise MemberError(f"{shard} cannot be read as a tar file: {error}") from None
+    instead = f"its first is {first}" if first else "it is empty"
+    raise MemberError(f"{shard} holds no {named[2]}; {instead}")
+
+
+def _plain(name: str) -> str:
+    """Tar files made with `tar -cf x.tar .` begin every name with `./`."""
+    return name.removeprefix("./")
