@@ -14,6 +14,7 @@ from datamodules.shards.tables import class_names, label_titles, table_rows
 from .hf_tables import CLASSES, IMAGES, SOUNDS, VIDEOS, arrow, parquet, pictures
 
 pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 
 def rows_of(shard: Path, wanted: Wanted = IMAGES) -> list[Row]:
@@ -21,7 +22,7 @@ def rows_of(shard: Path, wanted: Wanted = IMAGES) -> list[Row]:
 
 
 def written(path: Path, **columns: Any) -> Path:
-    pa.parquet.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), path)
     return path
 
 
@@ -123,7 +124,7 @@ def test_lists_of_classes_as_older_versions_note_them(tmp_path: Path, feature: A
     note = {"info": {"features": {"image": {"_type": "Image"}, "tags": feature}}}
     table = pa.table({"image": files("a"), "tags": [[1, 0]]})
     table = table.replace_schema_metadata({"huggingface": json.dumps(note)})
-    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a.parquet")
     assert rows_of(tmp_path / "a.parquet")[0].labels == ("y", "x")
 
 
@@ -201,6 +202,13 @@ def test_columns_that_are_not_there_are_told(
     assert str(shard) in str(refusal.value)
 
 
+def test_two_columns_of_one_name_are_told(tmp_path: Path):
+    table = pa.table([[b"a"], [b"b"]], names=["image", "image"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="has several columns called 'image'"):
+        rows_of(tmp_path / "a.parquet")
+
+
 def test_sounds_are_not_taken_for_images(tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     shard = featured(tmp_path / "a.parquet", {"audio": datasets.Audio()}, audio=files("a"))
@@ -223,7 +231,7 @@ def test_a_class_without_a_name_is_told(tmp_path: Path):
     shard = arrow(pictures(4), tmp_path)
     table = pa.ipc.open_stream(shard.read_bytes()).read_all()
     table = table.set_column(1, table.schema.field("label"), pa.array([0, 1, 2, 3]))
-    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="holds the class 3, but its features name 3 classes"):
         rows_of(tmp_path / "a.parquet")
 
