@@ -180,6 +180,13 @@ def test_a_readme_without_configurations(tmp_path: Path, readme: str):
         splits(tmp_path, "x")
 
 
+def test_a_readme_that_is_no_yaml_is_told_and_passed_over(tmp_path: Path):
+    tree(tmp_path, "train-0.tar", readme="---\na: [\n---\n")
+    with pytest.warns(UserWarning, match=r"README\.md: its YAML is not used") as told:
+        assert found_in(tmp_path) == {"train": ["train-0.tar"]}
+    assert "\n" not in str(told[0].message)
+
+
 def test_a_folder_may_be_a_configuration(tmp_path: Path):
     tree(tmp_path, "big/train/0000.parquet", "big/test/0000.parquet", "default/val/0000.parquet")
     assert found_in(tmp_path, "big") == {

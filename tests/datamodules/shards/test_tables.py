@@ -9,9 +9,9 @@ from datamodules.errors import DataError
 from datamodules.shards.member import member, own_name
 from datamodules.shards.row import Row, Wanted
 from datamodules.shards.table_file import ParquetTable
-from datamodules.shards.tables import class_names, label_titles, table_rows
+from datamodules.shards.tables import class_names, decoded_at_once, label_titles, table_rows
 
-from .hf_tables import CLASSES, IMAGES, SOUNDS, VIDEOS, arrow, parquet, pictures
+from .hf_tables import CLASSES, IMAGES, SOUNDS, VIDEOS, arrow, parquet, pictures, png
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -64,6 +64,15 @@ def test_the_files_themselves_are_not_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ParquetTable, "read", noted)
     assert len(rows_of(parquet(pictures(10), tmp_path / "a.parquet"))) == 10
     assert seen == {("image", "path"), ("label", None)}
+
+
+def test_what_one_file_costs_to_read(tmp_path: Path):
+    data = pictures(10, size=32)
+    cells = [len(png(number, 32)) + 4 for number in range(10)]  # and its length, four bytes
+    groups = [sum(cells[at : at + 4]) for at in (0, 4, 8)]
+    size = decoded_at_once(parquet(data, tmp_path / "a.parquet"), IMAGES)
+    assert max(groups) <= size < max(groups) + 200  # headers of pages
+    assert decoded_at_once(arrow(data, tmp_path), IMAGES) == 0
 
 
 def test_audioset_of_the_hub(tmp_path: Path):

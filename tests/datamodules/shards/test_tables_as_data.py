@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from datamodules import AudioSet, ImageNet, Kinetics400
+from datamodules.shards import index
 
 from ...hub_server import hub_of
 from ..clip_files import write_clip
@@ -65,6 +66,19 @@ def test_pictures_in_tables_are_those_in_folders(tmp_path: Path, kind: str):
     assert [y for _, y, _ in table.samples("val")] == [0, 1, 2, 0, 1, 2]
     assert len(table.files("train")) == 12
     assert table.corrupt == 0
+
+
+def test_large_row_groups_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = str(saved(tmp_path, "parquet"))
+    lines: list[str] = []
+    monkeypatch.setattr(index, "rank_zero_info", lines.append)
+    ImageNet(root, batch_size=2, num_workers=0).setup("fit")
+    assert not any("row group" in line for line in lines)
+    monkeypatch.setattr(index, "LARGE", 1000)
+    monkeypatch.setattr(index, "HELD", 1000)
+    ImageNet(root, batch_size=2, num_workers=0).setup("fit")
+    (line,) = [line for line in lines if "row group" in line]
+    assert "python -m tome_lightning pack" in line
 
 
 def test_audioset_by_its_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
