@@ -17,7 +17,7 @@ from PIL import Image
 from datamodules.filelist import VIDEO_EXTENSIONS
 from datamodules.images.check import ImageCheck
 from datamodules.images.reading import read_image
-from datamodules.shards.member import MemberError, file_of, member
+from datamodules.shards.member import MemberError, cell, file_of, member
 from datamodules.sounds.check import AudioCheck
 from datamodules.sounds.features import FrontEnd
 from datamodules.sounds.reading import AudioReader, probe, read_waveform
@@ -275,6 +275,27 @@ def test_what_has_become_of_the_shard_is_told(kind: str, tmp_path: Path) -> None
         with pytest.raises(FileNotFoundError, match=shard.name):
             of(copy)
         shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_of_a_table_is_read_as_the_file(kind: str, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    name, make, reads = KINDS[kind]
+    make(tmp_path / name)
+    rows = [
+        {"bytes": b"another", "path": "b"},
+        {"bytes": (tmp_path / name).read_bytes(), "path": name},
+    ]
+    shard = str(tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"file": rows}), shard)
+    for called in (name, ""):  # whose name is not told is called by its place
+        for of in reads:
+            expected, found = (
+                of(path) for path in (str(tmp_path / name), cell(shard, "file", called, 0, 1).path)
+            )
+            same = torch.equal(found, expected) if torch.is_tensor(found) else found == expected
+            assert same
 
 
 @pytest.mark.parametrize("kind", KINDS)
