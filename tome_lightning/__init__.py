@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tome_lightning.commands.inspect.facts import inspect_checkpoint as inspect_checkpoint
     from tome_lightning.commands.loaded import LoadedModel as LoadedModel
     from tome_lightning.commands.loaded import load_model as load_model
+    from tome_lightning.commands.pack.packing import pack as pack
     from tome_lightning.commands.scan.walk import scan as scan
     from tome_lightning.commands.sweep import sweep as sweep
     from tome_lightning.commands.visualize import visualize as visualize
@@ -46,6 +47,7 @@ _HOMES = {
     ".commands.export": "export_model",
     ".commands.fit": "fit",
     ".commands.inspect": "inspect_checkpoint",
+    ".commands.pack": "pack",
     ".commands.scan": "scan",
     ".commands.sweep": "sweep",
     ".commands.visualize": "visualize",

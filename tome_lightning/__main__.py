@@ -36,6 +36,7 @@ COMMANDS = {  # each a module in tome_lightning.commands
     "recipes": "list, show and copy the recipes",
     "doctor": "check this machine: versions, devices, decoders, and whether a recipe can run",
     "scan": "find the files of a data set that cannot be read",
+    "pack": "write a data set into tar shards",
     "benchmark": "measure what merging brings to a model, on this machine",
     "sweep": "measure one model at many r: accuracy against throughput",
     "visualize": "draw which patches became one token",

@@ -261,6 +261,12 @@ class AudioSet(RootedData[TaggedList]):
         """Display names in the order of the class index."""
         return self._classes_read.names
 
+    @property
+    def class_ids(self) -> list[str]:
+        """Label ids, such as `/m/09x0r`, in the order of the class index."""
+        ids = self._classes_read.ids
+        return sorted(ids, key=ids.__getitem__)
+
     def describe(self, split: str, count: int) -> str:
         """For example `19148 clips`."""
         return f"{count} clips"

@@ -203,6 +203,22 @@ class PyAVVideo(Video):
         self.fps = frame_rate(times, self._stream.time_base or Fraction(1), last, nominal)
         self._width, self._height = self._context.width, self._context.height
 
+    def pictures(self) -> Iterator[np.ndarray]:
+        """All frames in their order, RGB, uint8 `[H, W, 3]`; each is decoded once and none is kept.
+
+        Raises:
+            Exception: A frame cannot be decoded; of any type, since decoders have their own.
+        """
+        early, due = dict[int, np.ndarray](), 0  # decoders may give frames in another order
+        with _memory_errors_explained():
+            for index, picture in self._read(list(range(self.num_frames)), None, False):
+                early[index] = picture
+                while due in early:
+                    yield early.pop(due)
+                    due += 1
+        if due < self.num_frames:
+            raise VideoError(f"frame {due} of {self.num_frames} cannot be decoded")
+
     def _decode(self, wanted: list[int]) -> Tensor:
         frames = None
         slots = {index: slot for slot, index in enumerate(wanted)}

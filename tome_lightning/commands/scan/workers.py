@@ -77,7 +77,9 @@ def check_one(job: Job, task: Task) -> Outcome:
         return Outcome(task.path, *stamp, reason, {}, isinstance(error, TimeoutError))
 
 
-def check_all(job: Job, tasks: Iterable[Task], workers: int) -> Generator[Outcome, None, None]:
+def check_all(
+    job: Job, tasks: Iterable[Task | None], workers: int
+) -> Generator[Outcome, None, None]:
     """Check files in so many processes; outcomes come in the order in which they are ready.
 
     A file whose process crashes, or that takes too long, gets a second try in a new process before
@@ -85,7 +87,8 @@ def check_all(job: Job, tasks: Iterable[Task], workers: int) -> Generator[Outcom
 
     Args:
         job: What is done with each file.
-        tasks: The files; the next one is taken when a process is free.
+        tasks: The files; the next one is taken when a process is free. None gives out nothing for now,
+            until another outcome has been taken.
         workers: Processes; 0 checks in this one, where a crash ends everything.
 
     Raises:
@@ -93,7 +96,7 @@ def check_all(job: Job, tasks: Iterable[Task], workers: int) -> Generator[Outcom
     """
     left = iter(tasks)
     if workers == 0:
-        yield from (check_one(job, task) for task in left)
+        yield from (check_one(job, task) for task in left if task is not None)
         return
     crew = [Worker(job) for _ in range(workers)]
     try:
