@@ -111,6 +111,15 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_text(encoding="utf-8"))
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """`read_json` of a file that need not be there; empty where it cannot be read."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_fetched(path: Path) -> Any:
     """`read_json` of a file that was downloaded.
 

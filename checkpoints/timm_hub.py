@@ -64,7 +64,8 @@ def weights_of(name: str) -> dict[str, Tensor]:
     except Exception as error:  # each transport and hub has its own errors
         raise CheckpointError(
             f"timm could not fetch {name} ({type(error).__name__}: {first_line(error)}): connect this "
-            f"machine, or download the file {_where(name)} elsewhere, put it here and give its path"
+            f"machine, or download the file {_where(name)} elsewhere, put it anywhere here and give its "
+            "path"
         ) from error
     weights: dict[str, Tensor] = model.state_dict()
     return weights

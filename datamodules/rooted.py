@@ -84,9 +84,14 @@ class RootedData(LabelledData, Generic[Files]):
 
     @property
     def in_shards(self) -> bool:
-        """Whether the data set is in shards; lists that are named are of files."""
-        listed = any(self.lists.values()) and not hub.is_hub(self.root)
-        return not listed and (hub.is_hub(self.root) or bool(self.shards.splits))
+        """Whether the data set is in shards; lists that are named, and there, are of files."""
+        if hub.is_hub(self.root):
+            return True
+        named = [name for name in self.lists.values() if name]
+        names = [one for name in named for one in ([name] if isinstance(name, str) else name)]
+        return bool(self.shards.splits) and not any(
+            Path(self.root, name).is_file() for name in names
+        )
 
     @property
     def folder(self) -> str:

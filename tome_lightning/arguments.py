@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from inspect import signature
 from operator import or_
@@ -94,27 +94,6 @@ def try_int_before_float(parser: argparse.ArgumentParser) -> None:
         if int in members and float in members and members.index(float) < members.index(int):
             ordered = sorted(members, key=lambda member: (member is not int, member is float))
             action._typehint = reduce(or_, ordered)
-
-
-def check_output(path: Path, force: bool = False) -> Path:
-    """A file that a verb is to write, refused before any work if it cannot.
-
-    Raises:
-        UsageError: If it is there already (unless ``force``), is a folder, or lies in no folder that
-            can be written to.
-    """
-    folder = path.parent
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder. Name a file in it.")
-    if not folder.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no folder {folder}. Make it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{path} cannot be written: no permission in {folder}. Name another file.")
-    if path.exists() and not force:
-        raise UsageError(
-            f"{path} is there already. Name another file, or overwrite it with --force."
-        )
-    return path
 
 
 class Arguments(NamedTuple):
@@ -235,11 +214,47 @@ def options_in(parser: argparse.ArgumentParser) -> set[str]:
     return {option.removeprefix("--") for option in options if not option.endswith("+")}
 
 
+def split_part(
+    words: Iterable[str], part: str
+) -> tuple[list[str], list[str], list[dict[str, Any]]]:
+    """The words about one part of a run: ``model`` or ``data``.
+
+    Args:
+        words: What `read_arguments` leaves of a command line.
+        part: Its name.
+
+    Returns:
+        Those about it, with that part of each recipe; those about others; the recipes whole.
+    """
+    taken, others, whole = list[str](), list[str](), list[dict[str, Any]]()
+    target = taken
+    words = iter(words)
+    for word in words:
+        if word == "--config":
+            whole.append(read_yaml(Path(next(words))))
+            own = {k: v for k, v in whole[-1].items() if str(k).split(".")[0] == part}
+            taken += ["--config", json.dumps(own)] if own else []
+            continue
+        if word.startswith("--"):
+            target = taken if re.split("[.=]", word[2:])[0] == part else others
+        target.append(word)
+    return taken, others, whole
+
+
+def part_parser(**settings: Any) -> Any:
+    """A parser of jsonargparse for `parse_part`, to which the options of a part are added."""
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False, **settings)
+    parser.add_argument("--config", action="config")
+    return parser
+
+
 def parse_part(parser: Any, words: list[str], known: Iterable[str] = ()) -> Any:
     """Parse the words of a recipe's part by a parser of jsonargparse.
 
     Args:
-        parser: Made with ``exit_on_error=False``.
+        parser: From `part_parser`.
         words: Without those of other parts.
         known: Options beside the parser's own, for the nearest ones to a misspelt one.
 
@@ -348,6 +363,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "See a shipped one: python -m tome_lightning fit --recipe quickstart --print_config"
         )
     return content
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names, as a command line has them: without ``init_args``."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix if key == "init_args" and prefix else f"{prefix}.{key}".removeprefix(".")
+        if isinstance(value, dict) and value:
+            found |= flat(value, name)
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _existing(path: Path) -> Path:

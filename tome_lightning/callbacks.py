@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from tome_lightning.trainer.compiling import allow_graphs, count_graphs
 from tome_lightning.trainer.figures import at_each_batch
 from tome_lightning.trainer.lightning_internals import callbacks_of, log_every_n_steps
 from tome_lightning.trainer.memory import asked_for
-from tome_lightning.trainer.meter import StepMeter, limiting_words, peak_memory_mib
+from tome_lightning.trainer.meter import StepMeter, limiting_words, peak_memory_mib, time_unit
 from tome_lightning.trainer.signals import stop_asked
 
 if TYPE_CHECKING:
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 
 
 CONSTANT = RSchedule()
+FIGURES = {
+    "step_ms": "step_ms",
+    "data_ms": "data_ms",
+    "per_s": "samples_per_s",
+}  # of the meter, logged
 
 
 class ToMeCallback(Callback):
@@ -173,19 +177,15 @@ class ToMeCallback(Callback):
         """What ``summary.json`` says of speed; medians over the recent steps of the most used r."""
         plan, train_plan = self.plans(module.model)
         rows = self.meter.read()
-        step_ms = data_ms = None
-        if rows:
-            most_used = max(rows, key=lambda plan: rows[plan].steps)
-            step_ms = self.meter.median(most_used, "step_ms")
-            data_ms = self.meter.median(most_used, "data_ms")
+        most_used = max(rows, key=lambda plan: rows[plan].steps, default=None)
         return {
             "r": self._evaluated(self.final_r),
             "train_r": self._target(self.final_r),
             "plan": plan,
             "train_plan": train_plan,
             "tokens": list(token_counts(plan, module.model.num_tokens)),
-            "step_ms": step_ms,
-            "data_ms": data_ms,
+            "step_ms": self.meter.median(most_used, "step_ms"),
+            "data_ms": self.meter.median(most_used, "data_ms"),
             "peak_mem_mib": peak_memory_mib(device),
             "waiting_share": self.meter.waiting_share(),
             "limited_by": limiting_words(self.meter.waiting_share(), self._repeats),
@@ -201,19 +201,18 @@ class ToMeCallback(Callback):
         )
 
     def _speed(self, plan: tuple[int, ...], model: ToMeViT) -> dict[str, Any]:
-        names = {"step_ms": "step_ms", "data_ms": "data_ms", "per_s": "samples_per_s"}
         return {
             "r_mean": round(_mean(plan), 4),
             "tokens_out": model.train_tokens - sum(plan),
             "steps": self.meter.recorded[plan].steps,
-            **{to: self.meter.median(plan, name) for name, to in names.items()},
+            **{to: self.meter.median(plan, name) for name, to in FIGURES.items()},
         }
 
     def report(self, module: FineTune, device: torch.device) -> str:
         """The table at the end of fit: one row for each r that was trained at."""
         rows = [("r (mean)", "tokens out", "steps", "step ms", "data ms", "samples/s")]
         for plan, row in self.meter.read().items():
-            values = [self.meter.median(plan, name) for name in ("step_ms", "data_ms", "per_s")]
+            values = [self.meter.median(plan, name) for name in FIGURES]
             step, data, speed = ("-" if value is None else f"{value:.1f}" for value in values)
             tokens = module.model.train_tokens - sum(plan)
             rows.append((f"{_mean(plan):.2f}", f"{tokens}", f"{row.steps}", step, data, speed))
@@ -239,8 +238,7 @@ class ToMeCallback(Callback):
         return own if self.eval_r is None else self.eval_r
 
     def _log(self, pl_module: LightningModule, plan: tuple[int, ...], num_tokens: int) -> None:
-        names = {"step_ms": "step_ms", "data_ms": "data_ms", "per_s": "samples_per_s"}
-        figures = {f"tome/{to}": self.meter.median(plan, name) for name, to in names.items()}
+        figures = {f"tome/{to}": self.meter.median(plan, name) for name, to in FIGURES.items()}
         known = {name: value for name, value in figures.items() if value is not None}
         shown = known.pop("tome/samples_per_s", None)
         on_bar = at_each_batch(pl_module.trainer)
@@ -262,31 +260,30 @@ class ToMeCallback(Callback):
         run is a good one all the same.
         """
         x, y, _ = self._last_batch
-        merged = module.model.r
+        merged, left_out = (
+            module.model.r,
+            "Training is done: dense and merged steps are not compared",
+        )
         times: dict[str, list[float]] = {"dense": [], "merged": []}
         module.train()
         module.keep_frozen_in_eval()
-        with torch.enable_grad():
+        try:
             for turn in range(2 * (self.compare_dense + 1)):
                 if _asked_to_stop(trainer):
-                    module.model.r = merged
-                    rank_zero_info(
-                        "Training is done: dense and merged steps are not compared to the end"
-                    )
+                    rank_zero_info(f"{left_out} to the end")
                     return None
-                name, r = (("dense", 0), ("merged", merged))[turn % 2]
-                module.model.r = r
-                elapsed, lack = _step_that_fits(trainer, module, x, y)
+                name, module.model.r = (("dense", 0), ("merged", merged))[turn % 2]
+                with torch.enable_grad():
+                    elapsed, lack = _step_that_fits(trainer, module, x, y)
                 if elapsed is None:
-                    module.model.r = merged
                     rank_zero_info(
-                        "Training is done: dense and merged steps are not compared, since "
-                        f"{name} does not fit in memory with {len(x)} samples"
+                        f"{left_out}, since {name} does not fit in memory with {len(x)} samples"
                         + (f" ({lack})" if lack else ", on another process")
                     )
                     return None
                 times[name].append(elapsed)
-        module.model.r = merged
+        finally:
+            module.model.r = merged
         dense, fast = (statistics.median(values[1:]) for values in times.values())  # 1st: warm-up
         return {
             "dense_ms": dense,
@@ -324,16 +321,12 @@ def _step_that_fits(
 
 
 def _timed_step(trainer: Trainer, module: FineTune, x: torch.Tensor, y: torch.Tensor) -> float:
-    cuda = module.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(module.device)
-    start = time.perf_counter()
-    with trainer.precision_plugin.forward_context():
-        loss = module.loss(x, y)
-    loss.backward()
-    if cuda:
-        torch.cuda.synchronize(module.device)
-    elapsed = 1000 * (time.perf_counter() - start)
+    def step() -> None:
+        with trainer.precision_plugin.forward_context():
+            loss = module.loss(x, y)
+        loss.backward()
+
+    elapsed = time_unit(step, 1, module.device)
     module.zero_grad(set_to_none=True)
     return elapsed
 

@@ -18,6 +18,9 @@ _UNPRINTABLE = re.compile(
 )
 
 
+LIGHTNING = ("lightning.pytorch", "lightning.fabric")  # its loggers
+
+
 def escaped(text: object) -> str:
     r"""Text with control characters spelled out: an escape sequence becomes ``\x1b[...``."""
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], str(text))
@@ -56,12 +59,17 @@ def complain(text: object) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what a run tells of itself; warnings stay."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+def quiet(*names: str, most: int = logging.WARNING) -> Iterator[None]:
+    """Leave out what libraries log of themselves, by default Lightning of a run; warnings stay.
+
+    Args:
+        names: Of their loggers.
+        most: The level from which on it is logged all the same.
+    """
+    loggers = [logging.getLogger(name) for name in names or LIGHTNING]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(most)
     try:
         yield
     finally:
@@ -85,8 +93,8 @@ def silence() -> None:
 
 def escape_messages() -> None:
     """Let log records and warnings of a run, which name files and classes, be escaped as well."""
-    for part in ("pytorch", "fabric"):
-        for name in (f"lightning.{part}", f"lightning.{part}.utilities.rank_zero"):
+    for part in LIGHTNING:
+        for name in (part, f"{part}.utilities.rank_zero"):
             logger = logging.getLogger(name)
             if _escape_record not in logger.filters:
                 logger.addFilter(_escape_record)

@@ -20,13 +20,15 @@ def placed(path: str) -> str:
     if named is None or os.path.isfile(path):
         return path
     shard, wanted = named[1], _plain(named[2])
-    first = None
+    first = ""
     try:
         with tarfile.open(shard, "r:") as tar:
             for entry in tar:
-                if entry.isfile() and _plain(entry.name) == wanted:
+                if not entry.isreg() or entry.issparse():  # as in a data set of such shards
+                    continue
+                if _plain(entry.name) == wanted:
                     return Member(shard, entry.name, entry.offset_data, entry.size).path
-                first = first or (entry.name if entry.isfile() else None)
+                first = first or entry.name
     except tarfile.TarError as error:
         raise MemberError(f"{shard} cannot be read as a tar file: {error}") from None
     instead = f"its first is {first}" if first else "it is empty"

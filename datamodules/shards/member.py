@@ -98,7 +98,7 @@ def read_member(place: Member) -> bytes:
         from datamodules.shards.cells import read_cell
 
         return read_cell(place)
-    with open(place.shard, "rb", buffering=0) as shard:
+    with open(place.shard, "rb") as shard:  # buffered: a bare read may return less
         shard.seek(max(0, place.first - BLOCK))
         found = shard.read(BLOCK + place.second)
     # the header just before the bytes says how many they are: an index may be older than its shard

@@ -76,12 +76,15 @@ def _content(shard: Path, table: Table, features: dict[str, Any], wanted: Wanted
     named = [name for name in fitting if kinds[name] == wanted.feature]
     found = named or [name for name in fitting if kinds[name] not in FILES]
     endings = [ending.removeprefix(".") for ending in wanted.extensions]
-    usual = [name for name in (*USUAL[wanted.feature], *endings, *ANYTHING) if name in found]
+    usual = [
+        name for name in (*USUAL.get(wanted.feature, ()), *endings, *ANYTHING) if name in found
+    ]
     if len(found) == 1 or usual:
         return (usual or found)[0]
     what = f"several columns that may hold {wanted.what}" if found else f"no {wanted.what}"
     raise DataError(
-        f"{shard} has {what}: its columns are {_listing(table)}; name the one to read as `content`"
+        f"{shard} has {what}: its columns are {_listing(table)}; set data.content_column to "
+        "the one to read"
     )
 
 
@@ -95,8 +98,8 @@ def _label(shard: Path, table: Table, features: dict[str, Any], content: str) ->
             return name
     if classes:
         raise DataError(
-            f"{shard} has several columns of classes: {', '.join(classes)}; name the one to read as "
-            "`label`"
+            f"{shard} has several columns of classes: {', '.join(classes)}; set "
+            "data.label_column to the one to read"
         )
     return None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from tome_lightning.arguments import (
@@ -12,7 +10,8 @@ from tome_lightning.arguments import (
     data_options,
     options_in,
     parse_part,
-    read_yaml,
+    part_parser,
+    split_part,
 )
 from tome_lightning.errors import UsageError
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
@@ -35,9 +34,19 @@ def data_of(
         UsageError: For no data set, options of other parts, or those that it has not.
         DataError: For an option without meaning.
     """
-    words = _data_only(verb, words)
+    words, others, _ = split_part(words, "data")
+    for option in (word.partition("=")[0] for word in others):
+        if option.startswith("--") and option[2:].split(".")[0] in OTHER_PARTS:
+            raise UsageError(
+                f"{verb} only takes data options (--data.KEY), got {option}. Leave it out: {verb} "
+                "makes no model and no trainer."
+            )
     with leaving_at_ctrl_c():
-        parser = _data_parser(own.prog)
+        from lightning.pytorch import LightningDataModule
+
+        parser = part_parser(prog=own.prog)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+    words += others  # of nothing: the parser says so
     options = parse_part(parser, words, options_in(own) | data_options())
     if options.data is None:
         raise UsageError(
@@ -46,33 +55,3 @@ def data_of(
     if adjust is not None:
         adjust(options.data)
     return parser.instantiate(options).data
-
-
-def _data_parser(prog: str) -> Any:
-    from lightning.pytorch import LightningDataModule
-    from lightning.pytorch.cli import LightningArgumentParser
-
-    parser = LightningArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
-    return parser
-
-
-def _data_only(verb: str, words: Iterable[str]) -> list[str]:
-    """The command line with only the data of each recipe; options of other parts are refused."""
-    out: list[str] = []
-    words = iter(words)
-    for word in words:
-        if word == "--config":
-            recipe = read_yaml(Path(next(words)))
-            data = {key: value for key, value in recipe.items() if str(key).split(".")[0] == "data"}
-            out += ["--config", json.dumps(data)] if data else []
-            continue
-        option = word.partition("=")[0]
-        if option.startswith("--") and option[2:].split(".")[0] in OTHER_PARTS:
-            raise UsageError(
-                f"{verb} only takes data options (--data.KEY), got {option}. Leave it out: {verb} "
-                "makes no model and no trainer."
-            )
-        out.append(word)
-    return out

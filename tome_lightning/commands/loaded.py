@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 import checkpoints
 import datamodules
 import recipes
+from checkpoints.hints import Number, fits
 from checkpoints.notes import exported
 from tome_lightning.arguments import UsageError, read_yaml
 from tome_lightning.commands import recipe_model
@@ -182,15 +183,36 @@ def own_size(known: PretrainedCfg | None) -> int:
     return known.input_size[-1] if known is not None and known.input_size else 224
 
 
-def is_run_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint that a run of ours wrote; it is read safely."""
+def run_header(path: Path) -> dict[str, Any] | None:
+    """The plain values of a run's checkpoint, read safely; None of other files, also damaged ones.
+
+    Raises:
+        UsageError: It is one whose parts are not of the types that ours have.
+    """
     if not path.is_file() or path.suffix == ".safetensors":
-        return False
+        return None
     try:
         saved = read_header(path)
+    except MalformedRunError as error:
+        raise UsageError(f"{path} cannot be loaded: {error}.") from error
     except CheckpointFileError:
+        return None
+    return saved if {"hyper_parameters", "state_dict"} <= saved.keys() else None
+
+
+def is_run_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint that a run of ours wrote."""
+    try:
+        return run_header(path) is not None
+    except UsageError:
         return False
-    return "hyper_parameters" in saved and "state_dict" in saved
+
+
+def best_metrics(saved: Mapping[str, Any]) -> dict[str, float]:
+    """What a run's checkpoint notes of the metrics of its best.ckpt."""
+    record = (saved.get("callbacks") or {}).get("RunRecord") or {}
+    metrics = record.get("metrics")
+    return dict(metrics) if metrics and fits(metrics, dict[str, Number]) else {}
 
 
 def _of_run(path: Path) -> LoadedModel:
@@ -204,13 +226,8 @@ def _of_run(path: Path) -> LoadedModel:
         known = str(path) in checkpoints.SOURCES
         what = "names weights alone" if known else "is no file"
         raise UsageError(f"--ckpt {path} {what}. {_WHICH}")
-    try:
-        saved = read_header(path)
-    except MalformedRunError as error:
-        raise UsageError(f"{path} cannot be loaded: {error}.") from error
-    except CheckpointFileError:
-        saved = {}
-    if "hyper_parameters" not in saved:
+    saved = run_header(path)
+    if saved is None:
         checkpoints.identify(path)  # says so if it is damaged, or no checkpoint at all
         raise UsageError(f"{path} holds weights alone, which several models could take. {_WHICH}")
     ours = saved.get("tome_lightning", {})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tome_lightning.arguments import parse_part, read_arguments, read_yaml
+from tome_lightning.arguments import parse_part, part_parser, read_arguments, split_part
 from tome_lightning.errors import UsageError
 from tome_lightning.finetune import FineTune
 
@@ -42,42 +40,22 @@ def build(words: Iterable[str], whole_run: bool = False) -> RecipeModel:
     Raises:
         UsageError: For options that are none, and what the model's parts refuse.
     """
-    from lightning.pytorch.cli import LightningArgumentParser
-
     arguments = read_arguments(list(words))
     if arguments.recipe is None:
         raise UsageError("benchmark needs --model NAME (timm's) or --recipe NAME|FILE.")
-    argv, settings = _model_only(arguments.argv, whole_run)
-    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
+    argv, others, whole = split_part(arguments.argv, "model")
+    if others and not whole_run:
+        raise UsageError(
+            f"benchmark takes no {others[0].partition('=')[0]}: without --end-to-end it measures the "
+            "model alone (--model.KEY). See --help for its own options."
+        )
+    parser = part_parser()
     parser.add_lightning_class_args(FineTune, "model")
     module: FineTune = parser.instantiate(parse_part(parser, argv)).model
-    return RecipeModel(arguments.recipe, module, **settings)
-
-
-def _model_only(words: Iterable[str], whole_run: bool) -> tuple[list[str], dict[str, Any]]:
-    """The words about the model, and what a recipe's other parts say of batch and precision."""
-    out: list[str] = []
     settings: dict[str, Any] = {}
-    taken = True
-    words = iter(words)
-    for word in words:
-        if word == "--config":
-            recipe = read_yaml(Path(next(words)))
-            model = {key: v for key, v in recipe.items() if str(key).split(".")[0] == "model"}
-            out += ["--config", json.dumps(model)]
-            settings |= _settings(recipe)
-            continue
-        if word.startswith("--"):
-            taken = word[2:].split("=")[0].split(".")[0] == "model"
-            if not taken and not whole_run:
-                raise UsageError(
-                    f"benchmark takes no {word.partition('=')[0]}: without --end-to-end it measures the "
-                    "model alone (--model.KEY). See --help for its own options."
-                )
-        if taken:
-            out.append(word)
-    return out, settings
+    for content in whole:
+        settings |= _settings(content)
+    return RecipeModel(arguments.recipe, module, **settings)
 
 
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:

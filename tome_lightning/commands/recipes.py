@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import recipes
-from tome_lightning.arguments import VerbParser, check_output
+from tome_lightning.arguments import VerbParser
+from tome_lightning.commands.outputs import check_output
 from tome_lightning.errors import UsageError
 from tome_lightning.screen import say, typed
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from datamodules.workers import usable_cores
 from tome_lightning.version import __version__
 
 PACKAGES = (
@@ -46,7 +47,7 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
-        "cpu": {"model": cpu_model(), "cores": cores(), "memory_gib": _memory_gib()},
+        "cpu": {"model": cpu_model(), "cores": len(usable_cores()), "memory_gib": _memory_gib()},
         "gpus": _gpus(),
         "cuda": {
             "driver": _driver(),
@@ -89,13 +90,6 @@ def cpu_model() -> str | None:
         if found:
             return found[1].strip()
     return platform.processor() or platform.machine() or None
-
-
-def cores() -> int | None:
-    """Those this process may run on: a SLURM job or a container often has a few of the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _memory_gib() -> float | None:

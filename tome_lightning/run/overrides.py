@@ -72,7 +72,7 @@ def read_overrides(
     """
     options = _joined(*given, {} if logger is None else {"trainer.logger": logger})
     objects = {name: _take_objects(options, name, kind) for name, kind in KINDS.items()}
-    words = [word for name, value in options.items() for word in _words(name, value)]
+    words = words_of(options)
     more, named = _split([] if callbacks is None else callbacks, Callback)
     for one in named:
         if not isinstance(one, (str, Mapping)):
@@ -81,6 +81,11 @@ def read_overrides(
     if objects["trainer.logger"] and "trainer.logger" in options:
         raise UsageError("trainer.logger has objects and names. Give it one or the other.")
     return words, Objects((*objects["trainer.callbacks"], *more), (*objects["trainer.logger"],))
+
+
+def words_of(options: Mapping[str, Any] | None) -> list[str]:
+    """The words of a command line that set options to values, see `plain`."""
+    return [word for name, value in (options or {}).items() for word in _words(name, value)]
 
 
 def plain(value: Any, name: str) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
-from tome_lightning.run.environment import cores, cpu_model
+from datamodules.workers import usable_cores
+from tome_lightning.run.environment import cpu_model
 from tome_lightning.trainer.batches import effective_batch, this_run
 from tome_lightning.trainer.pace import accumulation_scheduler, steps_to_come
 
@@ -76,7 +77,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if device.type == "cpu":
-        return f"CPU ({cpu_model() or 'unknown'}, {cores() or '?'} cores)"
+        return f"CPU ({cpu_model() or 'unknown'}, {len(usable_cores())} cores)"
     return str(device)
 
 

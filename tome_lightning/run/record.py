@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from checkpoints.bounds import read_json
+from checkpoints.bounds import read_mapping
 from checkpoints.hints import fits
 from tome_lightning.callbacks import ToMeCallback, as_finetune
 from tome_lightning.errors import UsageError
@@ -24,6 +23,7 @@ from tome_lightning.run.leftovers import HPARAMS, held
 from tome_lightning.run.overview import run_facts, screen
 from tome_lightning.screen import typed
 from tome_lightning.tasks import Task
+from tome_lightning.trainer.agreement import of_all
 from tome_lightning.trainer.checkpoint_file import write_text
 from tome_lightning.trainer.claim import LOCK, claim
 from tome_lightning.trainer.ranks import rank
@@ -41,11 +41,6 @@ SPEED = (
 )  # fmt: skip
 METRICS = dict[str, int | float]
 MANY = 10  # classes, from which near-chance accuracy tells something
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes (rank 0), before any strategy is set up."""
-    return rank() == 0
 
 
 def make_run_dir(
@@ -71,7 +66,7 @@ def make_run_dir(
             it cannot be written.
     """
     place = Path("runs", recipe or "run", *([verb] if verb else []))
-    if not is_first_process():  # it writes nothing; RunRecord learns the real directory from rank 0
+    if rank():  # it writes nothing; RunRecord learns the real directory from rank 0
         return Path(os.environ.get(RUN_DIR_VARIABLE) or given or own or place)
     try:
         if given is None and own is not None:
@@ -333,12 +328,7 @@ class RunRecord(Callback):
 
 def _speed_before(directory: Path) -> dict[str, Any]:
     """What the summary that is there says of speed and memory."""
-    try:
-        before = read_json(directory / "summary.json")
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(before, dict):
-        return {}
+    before = read_mapping(directory / "summary.json")
     return {name: before[name] for name in SPEED if name in before}
 
 
@@ -389,8 +379,6 @@ def _bad_files(trainer: Trainer, together: bool) -> list[dict[str, str]]:
     """The files that could not be read, each once: of this process, or of all."""
     data: Any = getattr(trainer, "datamodule", None)
     rows: list[dict[str, str]] = data.bad_files() if hasattr(data, "bad_files") else []
-    if together and torch.distributed.is_initialized():
-        shares: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(shares, rows)
-        rows = [row for share in shares for row in share]
+    if together:
+        rows = [row for share in of_all(rows) for row in share]
     return list({(row["split"], row["path"]): row for row in rows}.values())

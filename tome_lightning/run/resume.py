@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tome_lightning.arguments import flat
 from tome_lightning.errors import UsageError
 from tome_lightning.run.environment import other_versions
 from tome_lightning.run.trusted import Taken, trusted_data, trusted_model, trusted_run
@@ -265,9 +266,9 @@ def _last(path: str) -> str:
 
 def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | None) -> str:
     """Which values came from the checkpoint, and which of its values were overruled."""
-    now, others = _flat(used), overruled(saved, used)
+    now, others = flat(used), overruled(saved, used)
     taken = [
-        f"{key}={value}" for key, value in sorted(_flat(saved).items()) if now.get(key) == value
+        f"{key}={value}" for key, value in sorted(flat(saved).items()) if now.get(key) == value
     ]
     lines = [f"Taken from {path}:", *textwrap.wrap(", ".join(taken), 100, **INDENT)]
     if others:
@@ -278,20 +279,9 @@ def describe_taken(saved: dict[str, Any], used: dict[str, Any], path: Path | Non
 
 def overruled(saved: dict[str, Any], used: dict[str, Any]) -> list[str]:
     """Options that a run has other values of than the checkpoint, each with both values."""
-    before, now = _flat(saved), _flat(used)
+    before, now = flat(saved), flat(used)
     others = {key: f"has {value}" for key, value in before.items() if now.get(key) != value}
     # a checkpoint has of timm's options those that its run was given
     news = [key for key in now if key.startswith("model.vit.") and key not in before]
     others |= dict.fromkeys(news if before else [], "does not set it")
     return [f"{key}={now.get(key)} (the checkpoint {what})" for key, what in sorted(others.items())]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = list(value) if isinstance(value, tuple) else value
-    return {key.replace(".init_args.", "."): value for key, value in flat.items()}

@@ -156,12 +156,11 @@ class LossGuard(Callback):
     def _write(self, step: _Step, folder: Path) -> str:
         """Write what all processes know of a step; returns the one line that says it."""
         assert step.facts is not None
-        rows = _of_all_processes(
-            [
-                {"process": _rank(), "loss": str(float(loss)), "ids": ids.tolist()}
-                for loss, ids in zip(step.losses, step.ids, strict=True)
-            ]
-        )
+        own = [
+            {"process": _rank(), "loss": str(float(loss)), "ids": ids.tolist()}
+            for loss, ids in zip(step.losses, step.ids, strict=True)
+        ]
+        rows: list[Any] = [row for share in of_all(own) for row in share]
         guilty = [row for row in rows if not torch.tensor(float(row["loss"])).isfinite()] or rows
         if _rank() == 0:
             record = step.facts._asdict() | {"skipped": self.skipped, "batches": guilty}
@@ -178,7 +177,3 @@ class LossGuard(Callback):
 
 def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def _of_all_processes(rows: list[Any]) -> list[Any]:
-    return [row for share in of_all(rows) for row in share]

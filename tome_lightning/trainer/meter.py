@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +107,22 @@ class StepMeter:
         if self.device.type == "cuda":
             return float(start.elapsed_time(stop))
         return float(1000 * (stop - start))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_unit(step: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Milliseconds per step of that many steps, the device idle before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    synchronize(device)
+    return 1000 * (time.perf_counter() - start) / repeats
 
 
 def peak_memory_mib(device: torch.device | str) -> float:

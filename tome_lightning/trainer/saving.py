@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from checkpoints.hints import fits
 from tome_lightning.errors import UserError
 from tome_lightning.screen import say, typed
-from tome_lightning.trainer.agreement import Agreement, to_device
+from tome_lightning.trainer.agreement import Agreement, of_all, to_device
 from tome_lightning.trainer.checkpoint_file import write_text
 from tome_lightning.trainer.lightning_internals import (
     accumulates,
@@ -325,8 +325,7 @@ def _check_start(trainer: Trainer) -> None:
     """
     if trainer.world_size == 1:
         return
-    starts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(starts, trainer.global_step)
+    starts = of_all(trainer.global_step)
     for process, start in enumerate(starts):
         if start != starts[0]:
             raise SavingError(

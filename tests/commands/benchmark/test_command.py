@@ -125,6 +125,6 @@ def test_a_mistake_is_one_line_before_anything_is_measured(words, told, capsys, 
 
 
 def test_a_picture_without_matplotlib_is_refused_beforehand(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tome_lightning.commands.benchmark.command.find_spec", lambda name: None)
+    monkeypatch.setattr("tome_lightning.commands.outputs.find_spec", lambda name: None)
     assert _run("--plot", str(tmp_path / "a.png")) == 2
     assert "pip install matplotlib" in capsys.readouterr().err

@@ -9,9 +9,10 @@ from PIL import Image as Picture
 
 from tome_lightning.commands.benchmark.measure import measure
 from tome_lightning.commands.benchmark.plot import mac_limit, plot
-from tome_lightning.commands.benchmark.report import format_report, write_json
+from tome_lightning.commands.benchmark.report import format_report
 from tome_lightning.commands.benchmark.rows import Row, Settings
 from tome_lightning.commands.benchmark.timm_model import from_timm
+from tome_lightning.commands.outputs import write_json
 
 
 @pytest.fixture(scope="module")

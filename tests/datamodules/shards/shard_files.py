@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datamodules.shards.member import Member
+
 Part = tuple[str, bytes]
 
 
@@ -44,3 +46,13 @@ def tagged(content: bytes, kind: str, labels: Sequence[Sequence[str]]) -> list[P
         parts.append((f"{number:04d}.{kind}", content))
         parts.append((f"{number:04d}.json", json.dumps({"labels": list(row)}).encode()))
     return parts
+
+
+def in_tar(path: Path, name: str | None = None) -> str:
+    """The path of a copy of a file in a tar file beside it, between others and in a folder."""
+    shard = path.with_name(f"{len(list(path.parent.glob('*.tar')))}.tar")
+    wanted = f"folder/{path.name if name is None else name}"
+    write_tar(shard, [("a.txt", b"before"), (wanted, path.read_bytes()), ("b.txt", b"x" * 3000)])
+    with tarfile.open(shard) as tar:
+        info = tar.getmember(wanted)
+    return Member(str(shard), wanted, info.offset_data, info.size).path

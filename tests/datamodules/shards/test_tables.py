@@ -184,7 +184,7 @@ def test_of_several_classes_the_usual_name_counts(tmp_path: Path):
     [
         ({"image": [b"a"]}, {"content": "img"}, "no column 'img'; it has image$"),
         ({"image": [b"a"], "y": [1]}, {"label": "label"}, "no column 'label'; it has image, y$"),
-        ({"image": ["a.jpg"]}, {}, "has no images: its columns are image; name the one"),
+        ({"image": ["a.jpg"]}, {}, "has no images: its columns are image; set data.content_column"),
         ({"a": [b"a"], "b": [b"b"]}, {}, "several columns that may hold images"),
         ({"image": [b"a"], "url": ["x"]}, {"content": "url"}, "'url' of .* holds string, not the"),
         ({"image": [b"a"], "box": [1.5]}, {"label": "box"}, "'box' of .* holds double, but labels"),
@@ -215,7 +215,7 @@ def test_several_columns_of_classes_are_told(tmp_path: Path):
         tmp_path / "a.parquet", {"image": datasets.Image(), "hue": classes, "mood": classes},
         image=files("a"), hue=[0], mood=[1],
     )  # fmt: skip
-    with pytest.raises(DataError, match="several columns of classes: hue, mood; name the one"):
+    with pytest.raises(DataError, match="several columns of classes: hue, mood; set"):
         rows_of(shard)
 
 

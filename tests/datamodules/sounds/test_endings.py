@@ -23,27 +23,36 @@ soundfile = pytest.importorskip("soundfile")
 
 DATA = Path(__file__).parents[2] / "data"
 UNWRITTEN = {".psd": "Pillow", ".ape": "FFmpeg"}  # read, but not written by
+IMAGE_ENDINGS = sorted({*IMAGE_EXTENSIONS} - {*UNWRITTEN})
+AUDIO_ENDINGS = sorted({*AUDIO_EXTENSIONS} - {*UNWRITTEN})
 COLOURS = [(250, 10, 10), (10, 120, 250)]  # left and right half
+ONE_CHANNEL = {".pgm": "L", ".pfm": "F", ".pbm": "1"}  # modes
 
 
-@pytest.mark.parametrize("ending", sorted({*IMAGE_EXTENSIONS} - {*UNWRITTEN}))
-def test_a_picture_of_each_ending_is_read(ending: str, tmp_path: Path) -> None:
+def write_halves(path: Path) -> None:
+    """A picture of two colours, in the format of its ending."""
+    ending = path.suffix
     if ending in (".avif", ".avifs") and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
     pixels = np.array(COLOURS, dtype=np.uint8)[None].repeat(32, 0).repeat(16, 1)
-    one_channel = {".pgm": "L", ".pfm": "F", ".pbm": "1"}.get(ending)
+    one_channel = ONE_CHANNEL.get(ending)
     picture = Image.fromarray(pixels)
     if one_channel:
         picture = picture.convert("L")
         picture = picture.point([v / 255 for v in range(256)], "F") if ending == ".pfm" else picture
         picture = picture.convert(one_channel)
     kind = {".apng": "PNG", ".ras": None}.get(ending, Image.registered_extensions()[ending])
-    path = tmp_path / f"a{ending}"
     if kind is None:  # Sun raster: big-endian magic, width, height, depth, length, type, map
         head = np.array([0x59A66A95, 32, 32, 24, pixels.size, 1, 0, 0], ">u4")
         path.write_bytes(head.tobytes() + pixels[..., ::-1].tobytes())
     else:
         picture.save(path, kind)
+
+
+@pytest.mark.parametrize("ending", IMAGE_ENDINGS)
+def test_a_picture_of_each_ending_is_read(ending: str, tmp_path: Path) -> None:
+    path, one_channel = tmp_path / f"a{ending}", ONE_CHANNEL.get(ending)
+    write_halves(path)
     seen = np.asarray(read_image(str(path), 3)).astype(int)
     left, right = seen[:, : seen.shape[1] // 2 - 2], seen[:, seen.shape[1] // 2 + 2 :]
     for half, (red, green, blue) in zip((left, right), COLOURS, strict=True):
@@ -71,8 +80,9 @@ VIDEOS: dict[str, tuple[str, str]] = {  # muxer and encoder; others are written 
 }  # fmt: skip
 
 
-def write_fading(path: Path, muxer: str | None, codec: str) -> None:
-    """Ten frames, from black to bright."""
+def write_fading(path: Path) -> None:
+    """Ten frames, from black to bright, in the format of its ending."""
+    muxer, codec = VIDEOS.get(path.suffix, (None, "libx264"))
     height, width = (480, 720) if codec == "dvvideo" else (64, 64)  # DV has this size alone
     kinds = {"dvvideo": "yuv411p", "gif": "rgb8", "mjpeg": "yuvj420p"}
     with av.open(str(path), "w", format=muxer) as output:
@@ -92,7 +102,7 @@ def write_fading(path: Path, muxer: str | None, codec: str) -> None:
 @pytest.mark.parametrize("ending", VIDEO_EXTENSIONS)
 def test_a_video_of_each_ending_is_read(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{ending}"
-    write_fading(path, *VIDEOS.get(ending, (None, "libx264")))
+    write_fading(path)
     with PyAVVideo(str(path)) as video:
         assert video.num_frames == 10
         levels = video.frames(range(10)).float().mean(dim=(1, 2, 3))
@@ -117,9 +127,9 @@ BY_SOUNDFILE = {".ogg": "OGG", ".oga": "OGG", ".spx": "OGG", ".ogv": "OGG", ".op
                 ".wav": "WAV", ".rf64": "RF64", ".flac": "FLAC"}  # fmt: skip
 
 
-@pytest.mark.parametrize("ending", sorted({*AUDIO_EXTENSIONS} - {*UNWRITTEN}))
-def test_a_sound_of_each_ending_is_read(ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"a{ending}"
+def write_sweep(path: Path) -> None:
+    """A rising tone, in the format of its ending."""
+    ending = path.suffix
     if ending in BY_SOUNDFILE:
         soundfile.write(path, sweep(), RATE, format=BY_SOUNDFILE[ending])
     else:
@@ -128,7 +138,13 @@ def test_a_sound_of_each_ending_is_read(ending: str, tmp_path: Path) -> None:
             pytest.skip(f"this FFmpeg has no {codec}")
         loud = {"b": "32000"} if codec == "wmav2" else None  # its default is beyond 16 kHz
         wave = sweep(rate=rate)
-        shutil.move(encode(tmp_path / f"b{container}", wave, codec, rate, options=loud), path)
+        shutil.move(encode(path.with_name(f"b{container}"), wave, codec, rate, options=loud), path)
+
+
+@pytest.mark.parametrize("ending", AUDIO_ENDINGS)
+def test_a_sound_of_each_ending_is_read(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    write_sweep(path)
     read = read_waveform(str(path))
     assert likeness(read, sweep())[0] > 0.93  # AMR's, which is made for speech
     assert len(read) == pytest.approx(RATE, rel=0.1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tome_lightning.commands.benchmark.profiling import profile_step
-from tome_lightning.commands.benchmark.timing import interleaved, synchronize
+from tome_lightning.commands.benchmark.timing import interleaved
 from tome_lightning.tome.attention import chosen_kernels, size_channels
+from tome_lightning.trainer.meter import time_unit
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -147,7 +147,7 @@ def _rows(tensors: tuple[Tensor, Tensor, Tensor, Tensor], rounds: int) -> list[s
     lines = {}
     for name, way in list(found.items()):  # compiles, plans, and warms up
         try:
-            first = _first_ms(both(way), device)
+            first = time_unit(both(way), 1, device)
             kernel = profile_step(forward(way), device).attention
         except RuntimeError as reason:
             lines[name] = f"{name:<15}{' '.join(str(reason).split())[:60]}"
@@ -161,14 +161,6 @@ def _rows(tensors: tuple[Tensor, Tensor, Tensor, Tensor], rounds: int) -> list[s
         wrong = "" if name.startswith("none") else format(error(way, *tensors), ".1e")
         lines[name] += f"{times[i].ms:>11.2f}{times[i + len(found)].ms:>14.2f}{wrong:>10}"
     return list(lines.values())
-
-
-def _first_ms(step: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    step()
-    synchronize(device)
-    return 1000 * (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from tome_lightning.commands.benchmark.rows import Mode, Row, Settings, waits_fo
 from tome_lightning.commands.benchmark.timm_model import from_timm
 from tome_lightning.commands.loaded import LoadedModel, from_recipe
 from tome_lightning.errors import UsageError
+from tome_lightning.run.overrides import words_of
 from tome_lightning.tome import R, layer_plan
 from tome_lightning.tome.plan import check_possible
 
@@ -70,11 +70,7 @@ def benchmark(
     """
     where = find_device(device)
     if recipe is not None:
-        words = ["--recipe", recipe]
-        for name, value in (overrides or {}).items():
-            plain = value if isinstance(value, str) else json.dumps(value, default=str)
-            words.append(f"--{name}={plain}")
-        loaded = from_recipe(words)
+        loaded = from_recipe(["--recipe", recipe, *words_of(overrides)])
     elif model is not None:
         loaded = from_timm(model, img_size, frames, depth)
     else:

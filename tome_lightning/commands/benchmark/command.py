@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tome_lightning.arguments import VerbParser, nearest, read_arguments
+from tome_lightning.commands.outputs import check_output, check_picture, write_json
 from tome_lightning.errors import UsageError
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from tome_lightning.commands.loaded import LoadedModel
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def main(argv: list[str]) -> int:
@@ -61,7 +59,9 @@ def main(argv: list[str]) -> int:
     rows = run(loaded, settings, batches, after=output.take, meanwhile=output.keep)
     output.draw(rows)
     if given.end_to_end:
-        output.take_whole_run(_end_to_end([*others, *_same_for_fit(given)]))
+        from tome_lightning.commands.benchmark.end_to_end import measure
+
+        output.take_whole_run(measure([*others, *_same_for_fit(given)]))
     output.say_files()
     return int(any(row.error is not None for row in rows))
 
@@ -120,11 +120,9 @@ def _check(given: argparse.Namespace, others: Sequence[str]) -> None:
     if given.loader:
         _check_loader(given, recipe)
     for path in (given.json, given.plot):
-        _check_file(path)
-    if given.plot is not None and given.plot.suffix not in PICTURES:
-        raise UsageError(f"--plot writes {', '.join(PICTURES)}, got {given.plot}.")
-    if given.plot is not None and find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not installed: pip install matplotlib")
+        if path is not None:
+            check_output(path, force=True)
+    check_picture(given.plot)
 
 
 def _check_loader(given: argparse.Namespace, recipe: bool) -> None:
@@ -135,17 +133,6 @@ def _check_loader(given: argparse.Namespace, recipe: bool) -> None:
             raise UsageError(
                 f"--loader times the data alone: leave out --{name.replace('_', '-')}."
             )
-
-
-def _check_file(path: Path | None) -> None:
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        why = (
-            "is a folder" if path.is_dir() else f"cannot be written: {folder} is no writable folder"
-        )
-        raise UsageError(f"{path} {why}. Give another file.")
 
 
 def _load(given: argparse.Namespace, others: list[str]) -> LoadedModel:
@@ -198,8 +185,6 @@ class _Output:
                 say(f"written: {path}")
 
     def _write(self) -> None:
-        from tome_lightning.commands.benchmark.report import write_json
-
         if self.json is not None:
             write_json(self.content, self.json)
 
@@ -219,12 +204,6 @@ def _same_for_fit(given: argparse.Namespace) -> list[str]:
     return [f"--{name}={value}" for name, value in words.items() if value is not None]
 
 
-def _end_to_end(words: list[str]) -> Any:
-    from tome_lightning.commands.benchmark.end_to_end import measure
-
-    return measure(words)
-
-
 def _time_loader(given: argparse.Namespace, others: list[str]) -> None:
     from tome_lightning.commands.data_alone import data_of
 
@@ -232,7 +211,6 @@ def _time_loader(given: argparse.Namespace, others: list[str]) -> None:
     data = data_of("benchmark --loader", arguments.argv, _parser())
     with leaving_at_ctrl_c():
         from tome_lightning.commands.benchmark.loader import SECONDS, lines, measure_loader
-        from tome_lightning.commands.benchmark.report import write_json
     rows = measure_loader(data, SECONDS)
     say("\n".join(lines(rows)))
     if given.json is not None:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from tome_lightning.commands.benchmark.profiling import StepProfile, profile_step
 from tome_lightning.commands.benchmark.rows import Row, Settings, device_name
-from tome_lightning.commands.benchmark.timing import Times, host_time, interleaved, time_unit
+from tome_lightning.commands.benchmark.timing import Times, host_time, interleaved
 from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.tome import ToMeViT, layer_plan, patch, token_counts
 from tome_lightning.tome.attention import chosen_kernels
 from tome_lightning.tome.macs import counted_macs, macs
 from tome_lightning.trainer.lightning_internals import DYNAMO
+from tome_lightning.trainer.meter import time_unit
 
 
 def measure(

@@ -13,10 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
 from tome_lightning.callbacks import as_finetune
-from tome_lightning.commands.benchmark.timing import synchronize, time_unit
 from tome_lightning.errors import UsageError
 from tome_lightning.finetune import FineTune
-from tome_lightning.trainer.meter import StepMeter
+from tome_lightning.trainer.meter import StepMeter, synchronize, time_unit
 
 WARM = 2  # rounds that are not counted
 # What a hook of a step may be called: neither set-up nor what the bare step does as well.

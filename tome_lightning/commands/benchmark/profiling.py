@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tome_lightning.commands.benchmark.timing import synchronize
+from tome_lightning.trainer.meter import synchronize
 
 # By torch's operator; a part of the name, since the CPU and backward passes have longer ones.
 ATTENTION_OPS = {

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 from tome_lightning.commands.benchmark.rows import Row
 from tome_lightning.commands.r_words import r_text
@@ -145,10 +141,3 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.activation_mem_mib:.0f}",
         tokens,
     )
-
-
-def write_json(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a list of rows; a reader sees the old file or the new one, never a part."""
-    part = path.with_name(path.name + ".partial")
-    part.write_text(json.dumps(list(rows), indent=1) + "\n")
-    os.replace(part, path)

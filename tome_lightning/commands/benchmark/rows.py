@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from tome_lightning.run.environment import cpu_model
 from tome_lightning.tome import R
 
 LAUNCH_BOUND = 0.9  # share of a step's time that the host needs to launch it: what is left is noise
@@ -130,10 +129,5 @@ def device_name(device: torch.device) -> str:
     """What a figure is of: the GPU's name, or the CPU's and the threads used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{cpu_model() or 'unknown'}, {threads} thread{'s' if threads > 1 else ''}"

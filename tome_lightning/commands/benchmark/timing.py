@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+from tome_lightning.trainer.meter import synchronize, time_unit
+
 UNIT_MS = {"cuda": 60.0, "cpu": 15.0}  # a timed unit lasts at least that long: many short steps
 
 
@@ -19,22 +21,6 @@ class Times(NamedTuple):
     ms_min: float
     ms_max: float
     rounds: int
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for what the device still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def time_unit(step: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Milliseconds per step of that many steps, the device idle before and after."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    synchronize(device)
-    return 1000 * (time.perf_counter() - start) / repeats
 
 
 def host_time(step: Callable[[], object], device: torch.device, rounds: int = 5) -> float | None:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from checkpoints.bounds import read_json
+from checkpoints.bounds import read_json, read_mapping
 from checkpoints.hints import Number, fits
-from tome_lightning.arguments import parse_yaml
+from tome_lightning.arguments import flat, parse_yaml
 from tome_lightning.errors import UsageError
 
 WIDTH = 100  # characters of a line, where so many runs fit
@@ -241,16 +241,11 @@ def _config(folder: Path) -> dict[str, Any]:
         content = parse_yaml(newest.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError):
         return {}
-    return _flat(content) if isinstance(content, dict) else {}
+    return flat(content) if isinstance(content, dict) else {}
 
 
 def _environment(folder: Path) -> dict[str, Any]:
-    try:
-        content = read_json(folder / "environment.json")
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
+    content = read_mapping(folder / "environment.json")
     return {name: value for name, value in content.items() if fits(value, FACTS.get(name, object))}
 
 
@@ -260,17 +255,6 @@ def _hardware(environment: Mapping[str, Any]) -> str | None:
     if gpus:
         return ", ".join(str(gpu.get("name")) for gpu in gpus)
     return f"CPU ({cpu.get('model')}, {cpu.get('cores')} cores)" if cpu else None
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        name = f"{prefix}{key}".replace(".init_args", "")
-        if isinstance(item, dict) and item:
-            flat |= _flat(item, f"{name}.")
-        else:
-            flat[name] = item
-    return flat
 
 
 def _merged(summary: Mapping[str, Any]) -> list[int]:

@@ -121,11 +121,12 @@ def _torchvision() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from tome_lightning.run.environment import cores, cpu_model
+    from datamodules.workers import usable_cores
+    from tome_lightning.run.environment import cpu_model
 
     capability = torch.backends.cpu.get_cpu_capability()
     half = "" if capability not in ("AVX2", "DEFAULT") else ", no fast bfloat16"
-    yield ok("cpu", f"{cpu_model() or 'unknown'}, {cores()} cores, {capability}{half}")
+    yield ok("cpu", f"{cpu_model() or 'unknown'}, {len(usable_cores())} cores, {capability}{half}")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             yield _gpu(i)

@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     given = _parser().parse_args(argv)
     if given.batch_size is not None and given.dynamic_batch:
         raise UsageError("--batch-size and --dynamic-batch exclude each other: a number, or any.")
+    batch = 1 if given.batch_size is None else given.batch_size
     with leaving_at_ctrl_c():
         from tome_lightning.commands.export.check import ExportMismatchError
         from tome_lightning.commands.export.export import export_model
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
             r=None if given.r is None else parse_r(given.r), prop_attn=given.prop_attn,
             img_size=given.img_size, random_weights=given.random_weights, weights=given.weights,
             format=given.format,
-            batch_size=None if given.dynamic_batch else _or(given.batch_size, 1),
+            batch_size=None if given.dynamic_batch else batch,
             scatter=given.scatter, opset=given.opset, force=given.force,
         )  # fmt: skip
     except ExportMismatchError as error:
@@ -45,10 +46,6 @@ def main(argv: list[str]) -> int:
         return 1
     say("\n".join(exported.lines()))
     return 0
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
 
 
 def _parser() -> VerbParser:

@@ -11,8 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 import checkpoints
-from checkpoints.hints import fits
-from tome_lightning.arguments import check_output, nearest
+from tome_lightning.arguments import nearest
 from tome_lightning.commands.export import onnx
 from tome_lightning.commands.export.architecture import architecture_of
 from tome_lightning.commands.export.check import Difference, ExportMismatchError, Probe, draw_probe
@@ -25,7 +24,8 @@ from tome_lightning.commands.export.origin import find_origin
 from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
-from tome_lightning.commands.loaded import LoadedModel, is_run_checkpoint, load_model
+from tome_lightning.commands.loaded import LoadedModel, best_metrics, is_run_checkpoint, load_model
+from tome_lightning.commands.outputs import check_output
 from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, token_counts
 from tome_lightning.trainer.checkpoint_file import read_header
@@ -155,7 +155,9 @@ def export_model(
     def write(file: Path) -> Difference:
         if kind == FOLDER:
             file.mkdir()
-            write_hub_folder(loaded, architecture, about, metrics_of(ckpt), file)
+            run = ckpt is not None and is_run_checkpoint(Path(ckpt))
+            metrics = best_metrics(read_header(Path(str(ckpt)))) if run else {}
+            write_hub_folder(loaded, architecture, about, metrics, file)
             return check_hub_folder(loaded, architecture, file)
         if kind == "safetensors":
             write_weights(loaded, about, file)
@@ -214,15 +216,6 @@ def check_new_folder(folder: Path) -> None:
         raise UsageError(
             f"{folder} cannot be written: there is no folder {folder.parent}. Make it first."
         )
-
-
-def metrics_of(ckpt: str | Path | None) -> dict[str, float]:
-    """What a run's checkpoint notes of its best metrics; nothing of other files."""
-    if ckpt is None or not is_run_checkpoint(Path(ckpt)):
-        return {}
-    record = (read_header(Path(ckpt)).get("callbacks") or {}).get("RunRecord") or {}
-    metrics = record.get("metrics")
-    return dict(metrics) if metrics and fits(metrics, dict[str, int | float]) else {}
 
 
 def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | None) -> None:

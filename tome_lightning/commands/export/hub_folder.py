@@ -12,7 +12,7 @@ import torch
 from tome_lightning.arguments import UsageError
 from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
-from tome_lightning.commands.export.weights import EXACT, check_weights, write_weights
+from tome_lightning.commands.export.weights import check_same, check_weights, write_weights
 from tome_lightning.commands.loaded import LoadedModel
 
 PLAIN = "vit_base_patch16_224"  # timm's entry whose sizes are VisionTransformer's own defaults
@@ -136,11 +136,4 @@ def check_hub_folder(loaded: LoadedModel, architecture: Architecture, folder: Pa
         fresh = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ExportMismatchError(f"timm does not load the folder: {error}") from error
-    x = torch.randn(2, *loaded.shape, generator=torch.Generator().manual_seed(1))
-    logits = loaded.vit(x)
-    found = Difference(float((fresh(x) - logits).abs().max()), float(logits.abs().max()))
-    if not found.largest <= EXACT:
-        raise ExportMismatchError(
-            f"timm's model of the folder differs by {found}; the limit is {EXACT:g}."
-        )
-    return found
+    return check_same(fresh, loaded, "timm's model of the folder")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tome_lightning.commands.export.check import Difference, Probe, compare
 from tome_lightning.commands.export.program import trace
 from tome_lightning.errors import UsageError
+from tome_lightning.screen import quiet
 from tome_lightning.tome import ToMeViT
 from tome_lightning.tome.static import MergedForInference
 
@@ -109,7 +109,10 @@ def write_onnx(
     """
     check_packages()
     opset = check_opset(opset)
-    with _quiet(), torch.no_grad():
+    # the exporter and the rewriter tell of themselves
+    talkative = quiet("torch.onnx", "onnxscript", "onnx_ir", most=logging.ERROR)
+    with talkative, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
         traced = trace(MergedForInference(model, scatter).eval(), shape, batch)
         program: Any = torch.onnx.export(
             traced, dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
@@ -138,19 +141,3 @@ def check_onnx(file: Path, probes: Sequence[Probe]) -> Difference:
         return torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0])
 
     return compare(run, probes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the exporter and the rewriter log about themselves."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

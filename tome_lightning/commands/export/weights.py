@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import checkpoints
 from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
 from tome_lightning.commands.export.origin import Origin
 from tome_lightning.commands.loaded import LoadedModel
-from tome_lightning.lazy import public_path
+from tome_lightning.options import plain
 from tome_lightning.version import __version__
 
 EXACT = 1e-6  # the same weights in the same operations
@@ -27,14 +27,14 @@ def describe(loaded: LoadedModel, origin: Origin, architecture: Architecture) ->
     ``family`` and ``hyper_parameters`` are what ``checkpoints`` reads of a run's checkpoint, too.
     """
     net = loaded.model
-    task = None if loaded.task is None else _plain(loaded.task)
+    task = None if loaded.task is None else plain(loaded.task)
     family = origin.family
     if checkpoints.PROP_ATTN[family] != net.prop_attn:  # overruled by the run or the command line
         family = "tome" if net.prop_attn else "mae"
     return {
         "family": family,
         "hyper_parameters": {
-            "input": _plain(loaded.input), "task": task, "vit": architecture.timm_arguments,
+            "input": plain(loaded.input), "task": task, "vit": architecture.timm_arguments,
         },
         "r": net.r,
         "prop_attn": net.prop_attn,
@@ -70,21 +70,27 @@ def check_weights(loaded: LoadedModel, architecture: Architecture, file: Path) -
         raise ExportMismatchError(
             f"timm's model does not take the file strictly: {error}"
         ) from error
-    vit = loaded.model.vit
-    x = torch.randn(2, *loaded.shape, generator=torch.Generator().manual_seed(1))
-    logits = vit(x)
-    found = Difference(float((fresh(x) - logits).abs().max()), float(logits.abs().max()))
-    if not found.largest <= EXACT:
-        raise ExportMismatchError(
-            f"timm's model with the file's weights differs by {found}; the limit is {EXACT:g}."
-        )
+    found = check_same(fresh, loaded, "timm's model with the file's weights")
     report = checkpoints.load(architecture.build(), file)
     if report.new or report.reshaped or report.dropped:
         raise ExportMismatchError(f"checkpoints.load does not take all of the file: {report}")
     return found
 
 
-def _plain(part: object) -> dict[str, Any]:
-    kind = type(part)
-    values = asdict(cast(Any, part))
-    return {"class_path": public_path(kind), "init_args": values}
+def check_same(fresh: nn.Module, loaded: LoadedModel, what: str) -> Difference:
+    """Compare the logits of the same weights in a model of timm's.
+
+    Args:
+        fresh: It, in evaluation mode.
+        loaded: What was exported.
+        what: It in words.
+
+    Raises:
+        ExportMismatchError: If they differ.
+    """
+    x = torch.randn(2, *loaded.shape, generator=torch.Generator().manual_seed(1))
+    logits = loaded.vit(x)
+    found = Difference(float((fresh(x) - logits).abs().max()), float(logits.abs().max()))
+    if not found.largest <= EXACT:
+        raise ExportMismatchError(f"{what} differs by {found}; the limit is {EXACT:g}.")
+    return found

@@ -22,12 +22,8 @@ from checkpoints.reading import read
 from checkpoints.report import describe_sets
 from checkpoints.sources import SOURCES, weights_dir
 from tome_lightning.arguments import read_yaml
+from tome_lightning.commands.loaded import best_metrics, from_recipe, run_header
 from tome_lightning.errors import UsageError
-from tome_lightning.trainer.checkpoint_file import (
-    CheckpointFileError,
-    MalformedRunError,
-    read_header,
-)
 from tome_lightning.trainer.progress import Progress
 from tome_lightning.trust import recipe_name
 
@@ -63,7 +59,7 @@ def inspect_checkpoint(name: str | Path) -> dict[str, Any]:
         )
     if not path.is_file():
         return _of_name(str(name))
-    ours = _run_header(path)
+    ours = run_header(path)
     facts: dict[str, Any] = {"size_mib": round(path.stat().st_size / 2**20, 1)}
     facts |= _of_weights(path)
     if about := exported(path):
@@ -130,25 +126,10 @@ def dry_run(name: str | Path, recipe: str) -> str:
         checkpoints.CheckpointError: It does not fit; says why.
         UsageError: The recipe is wrong.
     """
-    from tome_lightning.commands.loaded import from_recipe
-
     section = read_yaml(recipes.path(recipe)).get("model") or {}
     built = from_recipe(["--recipe", recipe, "--model.checkpoint=null"])
     inflate, weights = bool(section.get("inflate")), section.get("weights")
     return str(checkpoints.load(built.vit, name, inflate=inflate, weights=weights))
-
-
-def _run_header(path: Path) -> dict[str, Any] | None:
-    """The plain values of a run's checkpoint; None for other files, also damaged ones."""
-    if path.suffix == ".safetensors":
-        return None
-    try:
-        saved = read_header(path)
-    except MalformedRunError as error:
-        raise UsageError(f"{path} cannot be loaded: {error}.") from error
-    except CheckpointFileError:
-        return None
-    return saved if "hyper_parameters" in saved and "state_dict" in saved else None
 
 
 def _of_hub(name: str) -> dict[str, Any]:
@@ -215,8 +196,7 @@ def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = saved["hyper_parameters"]
     ours: dict[str, Any] = saved.get("tome_lightning") or {}
     progress = Progress.read(dict(saved))
-    record = (saved.get("callbacks") or {}).get("RunRecord") or {}
-    versions, metrics = ours.get("versions") or {}, record.get("metrics")
+    versions = ours.get("versions") or {}
     start = given.get("checkpoint")
     start = start if fits(start, str) else None
     return {
@@ -227,7 +207,7 @@ def _of_run(saved: Mapping[str, Any]) -> dict[str, Any]:
         "prop_attn": given.get("prop_attn"),
         "epoch": saved.get("epoch"),
         "step": progress.steps if progress else saved.get("global_step"),
-        "metrics": metrics if fits(metrics, dict[str, int | float]) else {},
+        "metrics": best_metrics(saved),
         "recipe": recipe_name(ours),
         "versions": versions,
         "saved_by": ", ".join(f"{name} {version}" for name, version in versions.items()),

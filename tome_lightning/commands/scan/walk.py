@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from datamodules.shards.member import file_of
 from datamodules.workers import usable_cores
 from tome_lightning.arguments import nearest
+from tome_lightning.commands.outputs import write_json
 from tome_lightning.commands.scan.manifest import BAD, GOOD, Manifest
 from tome_lightning.commands.scan.record import Record
 from tome_lightning.commands.scan.workers import Job, Outcome, Task, check_all
@@ -36,7 +36,8 @@ class Scannable(Protocol):
     """A data module that can be scanned.
 
     Attributes:
-        root: Folder that the paths of its lists start from.
+        root: Folder that the paths of its lists start from, unless it has another, `folder`: that of
+            files from the Hub.
         exclude: JSON file of an earlier scan whose bad files are left out; None for none.
     """
 
@@ -106,10 +107,11 @@ def scan(
     lists = {split: data.files(split) for split in dict.fromkeys(splits)}
     manifest = Manifest(lists)
     check = data.file_check(quick)
-    job = Job(data.root, check)
-    settings = {"root": os.path.abspath(data.root), **check.settings}
+    folder = str(getattr(data, "folder", data.root))
+    job = Job(folder, check)
+    settings = {"root": os.path.abspath(folder), **check.settings}
     workers = min(len(usable_cores()) if workers is None else workers, len(manifest))
-    record = Record(_beside(out, "partial"), settings)
+    record = Record(out.with_name(f"{out.name}.partial"), settings)
     try:
         tally = _walk(job, manifest, record, workers, progress)
     finally:
@@ -129,8 +131,7 @@ def scan(
         ],
         "counts": _counts(data, lists, manifest),
     }
-    _beside(out, "tmp").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    _beside(out, "tmp").replace(out)
+    write_json(content, out)
     record.path.unlink()
     return content
 
@@ -248,7 +249,3 @@ def _hash(lists: Mapping[str, LabelledFiles]) -> str:
     """Sixteen hexadecimal digits that name the lists scanned: files, order, labels, splits."""
     digests = "".join(f"{split} {files.digest()}\n" for split, files in sorted(lists.items()))
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(f"{out.name}.{suffix}")

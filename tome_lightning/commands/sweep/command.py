@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tome_lightning.arguments import VerbParser, check_output
+from tome_lightning.arguments import VerbParser
+from tome_lightning.commands.outputs import check_output, check_picture, write_json
 from tome_lightning.errors import UsageError
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tome_lightning.commands.sweep.rows import SweepRow
 
 PROG = "python -m tome_lightning sweep"
-PICTURES = (".png", ".svg", ".pdf")
 INTERRUPTED = 130
 
 
@@ -42,11 +41,11 @@ def main(argv: list[str]) -> int:
         return 0
     with leaving_at_ctrl_c():
         from tome_lightning.commands.r_words import parse_r
-        from tome_lightning.commands.sweep.measure import run
+        from tome_lightning.commands.sweep.measure import sweep
     rs = [parse_r(text) for text in given.r]
     try:
-        run(
-            others, rs, stage=given.stage, limit=given.limit, batch_size=given.batch_size,
+        sweep(
+            rs, words=others, stage=given.stage, limit=given.limit, batch_size=given.batch_size,
             rounds=given.rounds, name=given.name, after=output.take,
         )  # fmt: skip
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
@@ -110,10 +109,7 @@ def _check(given: argparse.Namespace, others: Sequence[str]) -> list[SweepRow]:
         raise UsageError("--json keeps what is measured, and --add alone measures nothing.")
     if given.within < 0:
         raise UsageError(f"--within is 0 or more points, got {given.within:g}.")
-    if given.plot is not None and given.plot.suffix not in PICTURES:
-        raise UsageError(f"--plot writes {', '.join(PICTURES)}, got {given.plot}.")
-    if given.plot is not None and find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not installed: pip install matplotlib")
+    check_picture(given.plot)
     for path in (given.json, given.plot):
         if path is not None:
             check_output(path, given.force)
@@ -132,8 +128,6 @@ class _Output:
         self.rows: list[SweepRow] = []
 
     def take(self, rows: list[SweepRow]) -> None:
-        from tome_lightning.commands.benchmark.report import write_json
-
         self.rows = rows
         if self.given.json is not None:
             write_json([row.as_dict() for row in rows], self.given.json)

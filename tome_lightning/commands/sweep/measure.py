@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from tome_lightning.commands.sweep.prepared import VERBS, PreparedSweep, quiet_b
 from tome_lightning.commands.sweep.rows import SweepRow
 from tome_lightning.errors import UsageError
 from tome_lightning.run.failures import users_mistake
+from tome_lightning.run.overrides import words_of
 from tome_lightning.screen import say
 from tome_lightning.tome import R, ToMeViT, layer_plan
 from tome_lightning.tome.macs import macs
@@ -38,6 +38,7 @@ def sweep(
     ckpt_path: str | Path | None = None,
     recipe: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    words: Sequence[str] = (),
     stage: str = "val",
     limit: int | None = None,
     batch_size: int | None = None,
@@ -55,6 +56,7 @@ def sweep(
         ckpt_path: A run's checkpoint, which says its model and data by itself.
         recipe: A recipe's name or file, where there is none or to overrule it.
         overrides: Dotted options and values as for ``validate``: ``{"data.root": "photos"}``.
+        words: More of them, as they would follow ``validate`` on the command line.
         stage: ``val`` or ``test``: which samples.
         limit: Batches of data to measure on; by default all.
         batch_size: Views in a timed batch; by default the data's eval_batch_size, on a CPU fewer of a
@@ -70,42 +72,22 @@ def sweep(
         ValueError: For what the command would refuse, with the same message: an r beyond the tokens,
             no trained weights, data that is not there.
     """
-    words = [] if recipe is None else ["--recipe", str(recipe)]
-    words += [] if ckpt_path is None else ["--ckpt_path", str(ckpt_path)]
-    for key, value in (overrides or {}).items():
-        plain = value if isinstance(value, str) else json.dumps(value, default=str)
-        words.append(f"--{key}={plain}")
+    argv = [*words, *words_of(overrides)]
+    argv += [] if recipe is None else ["--recipe", str(recipe)]
+    argv += [] if ckpt_path is None else ["--ckpt_path", str(ckpt_path)]
+    _check(argv, stage, limit, batch_size, rounds)
     try:
-        return run(
-            words, r, stage=stage, limit=limit, batch_size=batch_size, rounds=rounds, name=name,
-            after=after,
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
+            with quiet_but_bar():
+                prepared = PreparedSweep(stage, argv, Path(folder, "run"), limit)
+            prepared.model.follow(prepared.datamodule)
+            rows = _planned(prepared, resolve_r(r, prepared.model.model), name)
+            return _Sweep(prepared, rows, after or (lambda rows: None)).run(batch_size, rounds)
     except Exception as error:
         mistake = users_mistake(error)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
-
-
-def run(
-    argv: Sequence[str],
-    r: Sequence[R],
-    *,
-    stage: str = "val",
-    limit: int | None = None,
-    batch_size: int | None = None,
-    rounds: int | None = None,
-    name: str | None = None,
-    after: After | None = None,
-) -> list[SweepRow]:
-    """The same from the words that would follow ``validate``; see `sweep`."""
-    _check(argv, stage, limit, batch_size, rounds)
-    with tempfile.TemporaryDirectory(prefix="tome_lightning-") as folder, own_environment():
-        with quiet_but_bar():
-            prepared = PreparedSweep(stage, argv, Path(folder, "run"), limit)
-        prepared.model.follow(prepared.datamodule)
-        rows = _planned(prepared, resolve_r(r, prepared.model.model), name)
-        return _Sweep(prepared, rows, after or (lambda rows: None)).run(batch_size, rounds)
 
 
 def resolve_r(given: Sequence[R], model: ToMeViT) -> list[R]:

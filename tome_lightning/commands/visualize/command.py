@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tome_lightning.arguments import VerbParser, check_output
+from tome_lightning.arguments import VerbParser
+from tome_lightning.commands.outputs import check_output
 from tome_lightning.screen import say
 from tome_lightning.trainer.signals import leaving_at_ctrl_c
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pictures
 
-from tome_lightning.arguments import check_output
 from tome_lightning.commands.loaded import LoadedModel
+from tome_lightning.commands.outputs import check_output
 from tome_lightning.commands.visualize.drawing import Pixels
 from tome_lightning.commands.visualize.groups import Groups, trace_groups
 from tome_lightning.commands.visualize.layout import clip_film, clip_page, image_page
