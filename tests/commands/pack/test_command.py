@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tome_lightning.commands.pack import packing
-from tome_lightning.commands.pack.shard import read_size
+from tome_lightning.commands.pack.shard import ShardWriter, read_size
 
 from .conftest import all_members
 
@@ -119,17 +118,17 @@ def test_another_process_in_the_folder_is_refused(run, photos, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_with_a_line_and_its_code(run, photos, monkeypatch, number, code):
-    usual = packing.ShardWriter.finish
+    usual = ShardWriter.finish
 
     def finish(self, rows):
         whole = usual(self, rows)
         signal.raise_signal(number)
         return whole
 
-    monkeypatch.setattr(packing.ShardWriter, "finish", finish)
+    monkeypatch.setattr(ShardWriter, "finish", finish)
     found, _, err = run("shards", *WORDS, "--data.root", photos)
     assert found == code
-    assert "shards with 0 samples are whole in shards; the same command goes on" in err
+    assert "interrupted: 1 shards are whole in shards; the same command goes on" in err
     assert "Traceback" not in err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.undo()

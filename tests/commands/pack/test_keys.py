@@ -35,6 +35,7 @@ def keys(*paths: str, split: str = "train", root: str = "/data", endings=IMAGES)
         ("train/.jpg", "%2Ejpg", ".jpg"),
         ("train-0.tar::ant/1%2E2.seg.png@1536+7", "ant/1%2E2", ".png"),
         ("train-0.tar::./train/ant/1.jpg@1536+7", "train/ant/1", ".jpg"),
+        ("train-0.tar::/../../ant/1.jpg@1536+7", "%2E%2E/%2E%2E/ant/1", ".jpg"),
         ("train-0.parquet::image/ant/1.2.jpg@0+7", "ant/1%2E2", ".jpg"),
         ("train-0.parquet::a%2Fb/0-7@0+7", "0-7", ".jpg"),
     ],

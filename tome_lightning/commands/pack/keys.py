@@ -78,8 +78,8 @@ def split_key(path: str, split: str, root: str, endings: Endings) -> tuple[str, 
     """
     place = member(path)
     if place is not None and not place.shard.endswith(TABLES):  # a key of the convention already
-        key, kind = split_name(place.name.removeprefix("./"))
-        return key, f".{kind.rpartition('.')[2]}"
+        key, kind = split_name(place.name)
+        return "/".join(map(_within, _names(key))), f".{kind.rpartition('.')[2]}"
     name = path if place is None else place.name.partition("/")[2]
     folders, base = _parts(name, split, root)
     stem, ending = os.path.splitext(base)
@@ -94,12 +94,20 @@ def _parts(path: str, split: str, root: str) -> tuple[list[str], str]:
     """Folders below the split, and the base name."""
     if os.path.isabs(path):
         path = path.removeprefix(os.path.join(os.path.abspath(root), ""))
-    *folders, base = [name for name in path.split("/") if name not in ("", ".")] or ["sample"]
+    *folders, base = _names(path) or ["sample"]
     of_split = (split, "val") if split == "test" else (split,)
     return folders[1:] if folders and folders[0] in of_split else folders, base
 
 
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _within(name: str) -> str:
+    """The name of a folder that does not lead out of the one it is in."""
+    return "%2E%2E" if name == ".." else name
+
+
 def _encoded(name: str) -> str:
-    if name == "..":
-        return "%2E%2E"
-    return _UNSAFE.sub(lambda found: "".join(f"%{b:02X}" for b in os.fsencode(found[0])), name)
+    safe = _UNSAFE.sub(lambda found: "".join(f"%{b:02X}" for b in os.fsencode(found[0])), name)
+    return _within(safe)
