@@ -84,3 +84,15 @@ def test_a_pack_of_shards_is_the_same_shards(request, tmp_path, source):
     shards = [sorted((tmp_path / out).glob("*.tar")) for out in "ab"]
     assert [path.name for path in shards[0]] == [path.name for path in shards[1]]
     assert [path.read_bytes() for path in shards[0]] == [path.read_bytes() for path in shards[1]]
+
+
+def test_two_classes_of_one_name_stay_two(photos, tmp_path):
+    """As ImageNet's cranes, in a list of readable names."""
+    (photos / "names.txt").write_text("crane\nant\ncrane\n")
+    rows = [f"train/ant/{n}.jpg,{n % 3}" for n in range(5)]
+    for split in ("train", "val"):
+        (photos / f"{split}.txt").write_text("\n".join(rows))
+    lists = {"train_list": "train.txt", "val_list": "val.txt", "class_list": "names.txt"}
+    pack(ImageNet(str(photos), **lists), tmp_path / "shards", workers=0, progress=False)
+    found = images(tmp_path / "shards").files("train")
+    assert [found.label(row) for row in range(len(found))] == [0, 1, 2, 0, 1]
