@@ -1,11 +1,13 @@
 """A run on the shards has sample for sample what a run on the files has; a pack of shards is the same."""
 
+import csv
 from pathlib import Path
 
 import pytest
 import torch
 
 from datamodules import AudioSet, ImageNet, Kinetics400
+from tome_lightning.__main__ import main
 from tome_lightning.commands.pack.packing import pack
 
 from ...datamodules.clip_files import write_clip, write_sound
@@ -96,3 +98,30 @@ def test_two_classes_of_one_name_stay_two(photos, tmp_path):
     pack(ImageNet(str(photos), **lists), tmp_path / "shards", workers=0, progress=False)
     found = images(tmp_path / "shards").files("train")
     assert [found.label(row) for row in range(len(found))] == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.slow
+def test_losses_on_the_shards_are_those_on_the_files(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = ["--recipe", "imagenet_vitb", "--data.root"]
+    assert (
+        main(["pack", "shards", *recipe, "photos", "--shard_size", "30KB", "--measure", "0"]) == 0
+    )
+    words = (
+        "--trainer.max_steps=6 --trainer.logger=CSVLogger --trainer.logger.save_dir=. "
+        "--trainer.accelerator=cpu --trainer.log_every_n_steps=1 "
+        "--trainer.precision=32-true --model.vit.depth=3 --model.vit.embed_dim=24 "
+        "--model.vit.num_heads=2 --model.checkpoint=null --model.task.num_classes=2 "
+        "--data.batch_size=4 --seed_everything=3"
+    ).split()
+    found = []
+    for root, workers in (("photos", 0), ("shards", 2)):
+        own = [f"--data.num_workers={workers}", "--run_dir", f"runs/{root}"]
+        assert main(["fit", *recipe, root, *words, *own]) == 0
+        (log,) = Path().rglob("metrics.csv")
+        with log.open() as file:
+            rows = [{k: v for k, v in row.items() if "loss" in k} for row in csv.DictReader(file)]
+        found.append(rows)
+        log.unlink()
+    assert len([row for row in found[0] if row["train/loss"]]) == 6
+    assert found[0] == found[1]

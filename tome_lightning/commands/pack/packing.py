@@ -181,7 +181,7 @@ def _checked(data: object, splits: Sequence[str] | None, workers: int | None) ->
         )
     if workers is not None and workers < 0:
         raise UsageError(f"--num_workers is 1 or more, or 0 for this process alone; got {workers}.")
-    if not callable(getattr(type(data), "files", None)):
+    if not (callable(getattr(type(data), "files", None)) and hasattr(data, "root")):
         raise UsageError(
             f"pack writes pictures, videos and sounds; {type(data).__name__} has no lists of files."
         )
