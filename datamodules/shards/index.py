@@ -135,7 +135,15 @@ class Shards:
                 "data of several labels each (AudioSet)"
             )
         numbers = {key(name): number for number, name in enumerate(classes)}
-        index = np.array([self._number(label, numbers, key) for label in labels])
+        same = self.names is None or list(self.names) == list(classes)  # of which two may be alike
+        index = np.array(
+            [
+                _within(label, len(classes))
+                if same and isinstance(label, int)
+                else numbers.get(key(self.name(label)), -1)
+                for label in labels
+            ]
+        )
         self._refuse_unknown(
             split, [label for label, at in zip(labels, index, strict=True) if at < 0], classes
         )
@@ -212,11 +220,6 @@ class Shards:
             found |= label_titles(path, self.wanted)
         return found
 
-    def _number(self, label: Label, numbers: dict[str, int], key: Callable[[str], str]) -> int:
-        if isinstance(label, int) and self.names is None:
-            return label if 0 <= label < len(numbers) else -1
-        return numbers.get(key(self.name(label)), -1)
-
     def _refuse_unknown(self, split: str, unknown: list[Label], classes: Sequence[str]) -> None:
         if unknown:
             raise DataError(
@@ -256,6 +259,11 @@ class Shards:
         for path in shards:
             rows = table_rows if path.suffix in TABLES else tar_rows
             yield from rows(path, os.path.relpath(path, self.folder), self.wanted)
+
+
+def _within(label: int, classes: int) -> int:
+    """A class index; -1 for one that there is not."""
+    return label if 0 <= label < classes else -1
 
 
 def _stamp(path: Path) -> tuple[int, int]:
