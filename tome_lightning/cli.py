@@ -81,6 +81,15 @@ VERSIONS = {
 }
 
 
+OWN = {  # options beside the sections
+    "run_dir": "Where the run is kept; by default runs/<recipe>/<n>, a new n each time.",
+    "recipe": "A recipe's name or a YAML file; may be given several times, later wins.",
+    "resume": "fit: go on with a run: its directory, its checkpoint, or auto for the newest of "
+    "--run_dir or of the recipe. Short for --ckpt_path.",
+    "init_from": "fit: start a new run from weights. Short for --model.checkpoint.",
+}
+
+
 class ToMeCLI(LightningCLI):
     """LightningCLI with a run directory, the ToMe callback and checkpoints that never overrule.
 
@@ -161,37 +170,14 @@ class ToMeCLI(LightningCLI):
         parser.add_lightning_class_args(ToMeCallback, "tome")
         parser.add_lightning_class_args(SaveLast, "save")
         parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Where the run is kept; by default runs/<recipe>/<n>, a new n each time.",
-        )
-        parser.add_argument(
-            "--recipe",
-            type=str | None,
-            default=None,
-            help="A recipe's name or a YAML file; may be given several times, later wins.",
-        )
-        parser.add_argument(
             "--keep_effective_batch",
             action=ActionYesNo,
             nargs="?",  # so that it can be given a value, as from Python
             default=False,
             help="fit: accumulate so many batches that a step has model.effective_batch samples.",
         )
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="fit: go on with a run: its directory, its checkpoint, or auto for the newest of "
-            "--run_dir or of the recipe. Short for --ckpt_path.",
-        )
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            default=None,
-            help="fit: start a new run from weights. Short for --model.checkpoint.",
-        )
+        for name, text in OWN.items():
+            parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for name, one in self._subcommand_parsers.items():
