@@ -46,11 +46,7 @@ from tome_lightning.run.failures import named_mistake, not_restored, users_mista
 from tome_lightning.run.leftovers import held, remove_unused
 from tome_lightning.run.overrides import Objects
 from tome_lightning.run.predictions import PredictionWriter
-from tome_lightning.run.preflight import (
-    check_monitors,
-    check_options,
-    slow_in_half_precision,
-)
+from tome_lightning.run.preflight import check_monitors, check_options, slow_in_half_precision
 from tome_lightning.run.record import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.run.resume import (
     check_left_out,

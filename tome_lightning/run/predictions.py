@@ -10,12 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tome_lightning.callbacks import as_finetune
-from tome_lightning.run.prediction_parts import (
-    append_rows,
-    check_shared,
-    merge_parts,
-    part_of,
-)
+from tome_lightning.run.prediction_parts import append_rows, check_shared, merge_parts, part_of
 from tome_lightning.trainer.agreement import of_all
 
 BEST = 5  # classes a row
