@@ -490,7 +490,10 @@ def test_a_checkpoint_that_names_a_foreign_class_is_refused(run, trained):
 def test_an_interrupted_fit_leaves_a_checkpoint_that_goes_on(tmp_path, cache_folder):
     words = [sys.executable, "-m", "tome_lightning", "fit", "--recipe", "quickstart", *TINY]
     words += ["--trainer.max_steps=-1", "--trainer.max_epochs=1000", "--run_dir", "run"]
-    words += ["--trainer.callbacks+=tests.runs.recorder.Recorder", "--trainer.callbacks.folder=told"]
+    words += [
+        "--trainer.callbacks+=tests.runs.recorder.Recorder",
+        "--trainer.callbacks.folder=told",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TOME_LIGHTNING_CACHE": str(cache_folder)}
     process = subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
