@@ -17,9 +17,11 @@ from ..datamodules.shards.hf_tables import rows_of_module
 from .kill_and_resume import (
     Job,
     by_rank,
+    checkpoint,
     differing_records,
     kill_at_random,
     reference,
+    unequal,
     write_data,
 )
 
@@ -52,15 +54,16 @@ FORMS = {"tar": to_tar, "parquet": to_parquet}
 
 
 def losses_differ(expected: Job, found: Job) -> list[str]:
-    """In what two runs differ: ids, losses and rates of all batches, metrics of all epochs."""
-    return differing_records(by_rank(expected), by_rank(found))
+    """In what two runs differ: ids, losses and rates of all batches, metrics, the last weights."""
+    weights = (checkpoint(job, "last")["state_dict"] for job in (expected, found))
+    return [*differing_records(by_rank(expected), by_rank(found)), *unequal(*weights)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_digits_in_shards_give_the_losses_of_the_folder(form: str, tmp_path: Path) -> None:
     data = write_data("quickstart", tmp_path)
-    expected = reference(Job("quickstart", data, tmp_path / "folder", workers=1))
+    expected = reference(Job("quickstart", data, tmp_path / "folder", workers=1, forked=True))
     shards = FORMS[form]("quickstart", data, tmp_path / form)
     found = reference(replace(expected, data=shards, folder=tmp_path / "sharded"))
     assert losses_differ(expected, found) == []
@@ -74,9 +77,9 @@ def test_runs_on_shards_that_are_killed_go_on_as_on_the_folder(
     recipe: str, form: str, tmp_path: Path
 ) -> None:
     data = write_data(recipe, tmp_path)
-    expected = reference(Job(recipe, data, tmp_path / "folder"))
+    expected = reference(Job(recipe, data, tmp_path / "folder", forked=True))
     shards = FORMS[form](recipe, data, tmp_path / form)
-    job = replace(expected, data=shards, folder=tmp_path / "killed", workers=1)
+    job = replace(expected, data=shards, folder=tmp_path / "killed", workers=1, forked=False)
     kill_at_random(job, 1, expected, seed=2)
     assert losses_differ(expected, job) == []
 
