@@ -101,7 +101,8 @@ class RootedData(LabelledData, Generic[Files]):
     def prepare_data(self) -> None:
         """Fetch a data set of the Hub, or make the files of one that is made, once a machine."""
         if hub.is_hub(self.root):
-            _ = self.shards.folder
+            stage = None if self.trainer is None else self.trainer.state.fn
+            self.shards.fetch(SPLITS.get(stage, SPLITS[None]))
         elif not is_given(Path(self.root)):
             self.make_files()
 
@@ -129,6 +130,7 @@ class RootedData(LabelledData, Generic[Files]):
         Raises:
             DataError: Names the folder, the list and its line, or the shard, and the way out.
         """
+        self.shards.fetch(SPLITS[stage])
         if self.in_shards:
             self._check_shards(stage)
         else:

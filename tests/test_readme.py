@@ -177,7 +177,7 @@ def test_the_readme_s_commands_on_shards_run(own_data, monkeypatch):
     packing, shards, hub = SHARDED
     assert main(packing.split()) == 0
     assert main([*shards.split(), *SMALL, "--model.checkpoint=null"]) == 0
-    monkeypatch.setattr("datamodules.shards.hub.fetch", lambda *root: own_data / "shards")
+    monkeypatch.setattr("datamodules.shards.hub.fetch", lambda *what: own_data / "shards")
     assert main([*hub.split(), *SMALL, "--model.checkpoint=null"]) == 0
     assert len(list(own_data.glob("runs/*/*/checkpoints/best.ckpt"))) == 2
 

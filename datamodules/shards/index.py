@@ -5,7 +5,7 @@ An index is made once for shards of the same names, sizes and times, kept with t
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -62,11 +62,21 @@ class Shards:
         self.config = config
         self.asked = asked
         self._contents: dict[str, Contents] = {}
+        self._folder = None if hub.is_hub(root) else Path(root)
+        self._fetched: set[str] = set()
 
-    @cached_property
+    def fetch(self, splits: Collection[str]) -> Path:
+        """Bring what these splits need to this machine; the folder of the data set."""
+        if hub.is_hub(self.root) and not self._fetched.issuperset(splits):
+            self._fetched.update(splits)
+            self._folder = hub.fetch(self.root, self.config, self._fetched)
+            self.__dict__.pop("splits", None)  # there are more of them now
+        return self.folder
+
+    @property
     def folder(self) -> Path:
-        """The folder on this machine; of the Hub only what is in shards is fetched."""
-        return hub.fetch(self.root, self.config) if hub.is_hub(self.root) else Path(self.root)
+        """The folder on this machine; of the Hub with all splits, unless some were asked for."""
+        return self.fetch(("train", "val", "test")) if self._folder is None else self._folder
 
     @cached_property
     def splits(self) -> dict[str, list[Path]]:

@@ -17,7 +17,14 @@ from datamodules.sounds.balanced import BalancedSampler, sample_weights
 from datamodules.sounds.check import AudioCheck
 from datamodules.sounds.clip_finder import ClipFinder
 from datamodules.sounds.features import MEAN, STD, FrontEnd
-from datamodules.sounds.lists import Classes, Listed, classes_of, read_classes, read_lists
+from datamodules.sounds.lists import (
+    Classes,
+    Listed,
+    audioset527,
+    classes_of,
+    read_classes,
+    read_lists,
+)
 from datamodules.sounds.reading import (
     AUDIO_EXTENSIONS,
     AudioReader,
@@ -67,7 +74,8 @@ class AudioSet(RootedData[TaggedList]):
             may have no labels; and where there is no list, all sounds below `clips` are predicted.
         label_csv: `index,mid,display_name` of every class; the path starts from root. Null takes the
             labels of the training list, in alphabetical order, where that is a CSV of `path,labels`, or
-            in evaluation the checkpoint's.
+            in evaluation the checkpoint's. Shards without it: AudioSet's 527 classes where the names of
+            their labels are of these, else their labels in alphabetical order.
         clips: Folder of the clips of CSV lists, searched with all folders in it; root if null.
         frames: Frames of a spectrogram, 10 ms each; shorter clips are padded, longer ones cut.
         mels: Mel bins of a spectrogram.
@@ -264,8 +272,8 @@ class AudioSet(RootedData[TaggedList]):
     @property
     def class_ids(self) -> list[str]:
         """Label ids, such as `/m/09x0r`, in the order of the class index."""
-        ids = self._classes_read.ids
-        return sorted(ids, key=ids.__getitem__)
+        ids = {number: label for label, number in self._classes_read.ids.items()}
+        return [ids[number] for number in range(self.num_classes)]
 
     def describe(self, split: str, count: int) -> str:
         """For example `19148 clips`."""
@@ -288,11 +296,16 @@ class AudioSet(RootedData[TaggedList]):
         return self._classes
 
     def _classes_of_shards(self) -> Classes:
-        """The labels of the shards as classes, by their titles where the shards have some."""
-        ids = self.shards.class_names(self.naming_split)
+        """The labels of the shards as classes: AudioSet's 527 in their order where titles are theirs."""
+        labels = self.shards.class_names(self.naming_split)
         titles = self.shards.titles(self.naming_split)
-        names = [titles.get(label, label) for label in ids]
-        return Classes(Path(self.root), names, {label: number for number, label in enumerate(ids)})
+        names = [titles.get(label, label) for label in labels]
+        ids = {label: number for number, label in enumerate(labels)}
+        if set(names) <= set(known := audioset527()):
+            places = {name: number for number, name in enumerate(known)}
+            ids = places | {label: places[name] for label, name in zip(labels, names, strict=True)}
+            names = known
+        return Classes(Path(self.root), names, ids)
 
     def _plain_folder(self) -> Path | None:
         """The folder whose sounds are predicted, where it has no list (a checkpoint's is not of them)."""

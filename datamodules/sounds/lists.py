@@ -88,6 +88,12 @@ def read_classes(path: Path) -> Classes:
     return Classes(path, [names[number] for number in range(len(names))], index)
 
 
+def audioset527() -> list[str]:
+    """Display names of AudioSet's classes in the order of their index (CC0, of its authors)."""
+    file = Path(__file__).with_name("audioset527.txt")
+    return file.read_text(encoding="utf-8").splitlines()
+
+
 def classes_of(paths: Sequence[Path]) -> Classes:
     """The labels that lists of `path,labels` use, in alphabetical order, as classes.
 

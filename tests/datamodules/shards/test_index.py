@@ -18,7 +18,7 @@ from datamodules.shards.member import member
 from .shard_files import pictures, png, tagged, write_tar
 
 
-def images(root: Path, **options: Any) -> ImageNet:
+def images(root: Path | str, **options: Any) -> ImageNet:
     return ImageNet(str(root), **{"batch_size": 2, "num_workers": 0, "size": 8, **options})
 
 
@@ -195,3 +195,50 @@ def test_several_labels_and_their_classes(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.class_names == ["Rain", "Dog", "Cat"]
     assert [data.files("train").label(row) for row in range(4)] == [(0,), (0, 1), (1,), (2,)]
+
+
+def test_of_the_hub_only_the_splits_of_a_stage_are_fetched(
+    both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def fetch(root: str, config: str | None, splits: Any) -> Path:
+        asked.append(sorted(splits))
+        return both[1]
+
+    monkeypatch.setattr(index.hub, "fetch", fetch)
+    data = images("hf://datasets/owner/name")
+    data.setup("validate")
+    assert asked == [["val"]]
+    data.setup("fit")
+    assert asked == [["val"], ["train", "val"]]
+    data.setup("validate")
+    assert len(asked) == 2
+    assert data.samples("train").path(0).startswith(str(both[1]))
+
+
+def test_labels_with_audiosets_titles_are_of_its_527_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = io.BytesIO()
+    soundfile.write(sound, np.zeros(1600, np.float32), 16_000, format="flac")
+    write_tar(
+        tmp_path / "train-0.tar", tagged(sound.getvalue(), "flac", [["/m/a"], ["/m/b", "/m/a"]])
+    )
+    write_tar(tmp_path / "val-0.tar", tagged(sound.getvalue(), "flac", [["/m/c"]]))
+    titles = {"/m/a": "Silence", "/m/b": "Speech", "/m/c": "Field recording"}
+    monkeypatch.setattr(index.Shards, "titles", lambda self, split: titles)
+    data = AudioSet(str(tmp_path), batch_size=2, num_workers=0)
+    data.setup("fit")
+    assert (data.num_classes, data.class_names[0], data.class_names[526]) == (
+        527,
+        "Speech",
+        "Field recording",
+    )
+    assert [data.files("train").label(row) for row in range(2)] == [(500,), (0, 500)]
+    assert data.files("val").label(0) == (526,)
+    assert [data.class_ids[at] for at in (0, 1, 500)] == [
+        "/m/b",
+        "Male speech, man speaking",
+        "/m/a",
+    ]
