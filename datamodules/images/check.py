@@ -86,7 +86,7 @@ class ImageCheck(FileCheck):
         if min(width, height) > BIG_SIDE:
             lines.append(
                 "hint: most of the reading time goes into pixels that are thrown away; resize the "
-                "pictures to a short side of 512 or less"
+                "pictures to a short side of 512 or less (pack --resize 512)"
             )
         return lines
 

@@ -75,7 +75,7 @@ class VideoCheck(FileCheck):
         if min(map(int, usual.split("x"))) > BIG_SIDE:
             lines.append(
                 f"hint: most of the reading time goes into pixels of {usual} that are thrown away; "
-                "transcode to a short side of 320 or 256"
+                "transcode to a short side of 320 or 256 (pack --resize 320)"
             )
         return lines
 

@@ -7,6 +7,7 @@ from typing import Any
 from tome_lightning.arguments import VerbParser, read_arguments
 from tome_lightning.commands.data_alone import data_of
 from tome_lightning.commands.pack.packing import Packed, pack
+from tome_lightning.commands.pack.speed import compare_reading, format_reading
 from tome_lightning.errors import UsageError
 from tome_lightning.screen import say, typed
 
@@ -25,7 +26,9 @@ def main(argv: list[str]) -> None:
     given, words = _parser().parse_own(argv)
     arguments = read_arguments(words)
     if given.out is None:
-        raise UsageError("pack needs a folder to write to, e.g.: pack shards --recipe ...")
+        raise UsageError("pack needs a folder to write to, first, e.g.: pack shards --recipe ...")
+    if given.measure < 0:
+        raise UsageError(f"--measure is 0 or more samples, got {given.measure}.")
     data: Any = data_of("pack", arguments.argv, _parser())
     packed = pack(
         data,
@@ -38,6 +41,8 @@ def main(argv: list[str]) -> None:
         recipe=arguments.recipe,
     )
     say("\n".join(format_summary(packed)))
+    if given.measure and (reading := compare_reading(data, packed, given.measure)) is not None:
+        say(format_reading(reading, bool(packed.convert)))
 
 
 def format_summary(packed: Packed) -> list[str]:
@@ -83,4 +88,8 @@ def _parser() -> VerbParser:
     add("--flac", action="store_true", help="make sounds 16 kHz, one channel, FLAC")
     add("--num_workers", type=int, metavar="N",
         help="processes, by default one for each core; 0 for this process alone")  # fmt: skip
+    measure = (
+        "samples that are read from files and shards at the end to compare them: %(default)s; or 0"
+    )
+    add("--measure", type=int, default=200, metavar="N", help=measure)
     return parser

@@ -19,8 +19,9 @@ from tome_lightning.version import __version__
 
 RECORD, BAD_FILES = "pack.json", "bad_files.json"
 CLASSES, LABEL_CSV = "classes.txt", "class_labels_indices.csv"
+_SHARD = re.compile(r"(train|val|test)-\d{6,}\.tar")
 _OURS = re.compile(
-    rf"(train|val|test)-\d{{6,}}\.tar(\.partial)?|{re.escape(RECORD)}|{re.escape(BAD_FILES)}|"
+    rf"{_SHARD.pattern}(\.partial)?|{re.escape(RECORD)}|{re.escape(BAD_FILES)}|"
     rf"{re.escape(CLASSES)}|{re.escape(LABEL_CSV)}|{re.escape(LOCK)}|\..*\.tmp"
 )
 
@@ -86,11 +87,8 @@ class PackRecord:
         if found is None:
             self.write()
             return
-        self._compare(found["settings"])
-        for split, content in found["splits"].items():
-            shards = [Whole(**shard) for shard in content["shards"]]
-            bad = [Bad(**row) for row in content["bad"]]
-            self.splits[split] = SplitRecord(content["list"], content["files"], shards, bad)
+        theirs, self.splits = found
+        self._compare(theirs)
 
     def split(self, name: str, digest: str, files: int) -> SplitRecord:
         """The record of a split, whose shards that are gone are forgotten, and all after them.
@@ -178,13 +176,13 @@ def check_folder(out: Path, root: str) -> None:
         raise UsageError(f"{out} holds {foreign[0]}, which is no shard. Name a folder for shards.")
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, SplitRecord]] | None:
+    """Settings and splits of an earlier pack; None where there was none."""
     path = folder / RECORD
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for split in content["splits"].values():
-            [Whole(**shard) for shard in split["shards"]], [Bad(**row) for row in split["bad"]]
-        content["settings"].keys()
+        content = json.loads(path.read_text(encoding="utf-8"))
+        splits = {name: _split(split) for name, split in content["splits"].items()}
+        return dict(content["settings"]), splits
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -193,7 +191,15 @@ def _read(folder: Path) -> dict[str, Any] | None:
         raise UsageError(
             f"{path} is no record of a pack ({type(error).__name__}: {error}). Name another folder."
         ) from None
-    return content
+
+
+def _split(content: Mapping[str, Any]) -> SplitRecord:
+    shards = [Whole(**shard) for shard in content["shards"]]
+    for shard in shards:
+        if not _SHARD.fullmatch(shard.name):  # it will be opened
+            raise ValueError(f"{shard.name!r} is no name of a shard")
+    bad = [Bad(**row) for row in content["bad"]]
+    return SplitRecord(str(content["list"]), int(content["files"]), shards, bad)
 
 
 def class_files(names: Sequence[str], ids: Sequence[str] | None) -> dict[str, str]:

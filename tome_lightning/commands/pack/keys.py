@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from datamodules.shards.member import TABLES, member
+from datamodules.shards.tar import split_name
 
 if TYPE_CHECKING:
     from datamodules.filelist import LabelledFiles
@@ -75,7 +76,12 @@ def split_key(path: str, split: str, root: str, endings: Endings) -> tuple[str, 
         root: Folder that relative paths start from.
         endings: Which endings are kept.
     """
-    folders, base = _parts(path, split, root)
+    place = member(path)
+    if place is not None and not place.shard.endswith(TABLES):  # a key of the convention already
+        key, kind = split_name(place.name)
+        return "/".join(map(_within, _names(key))), f".{kind.rpartition('.')[2]}"
+    name = path if place is None else place.name.partition("/")[2]
+    folders, base = _parts(name, split, root)
     stem, ending = os.path.splitext(base)
     ending = ending.lower()
     if not ending or (endings.known and ending not in endings.known):
@@ -86,17 +92,22 @@ def split_key(path: str, split: str, root: str, endings: Endings) -> tuple[str, 
 
 def _parts(path: str, split: str, root: str) -> tuple[list[str], str]:
     """Folders below the split, and the base name."""
-    place = member(path)
-    if place is not None:
-        path = place.name.partition("/")[2] if place.shard.endswith(TABLES) else place.name
     if os.path.isabs(path):
         path = path.removeprefix(os.path.join(os.path.abspath(root), ""))
-    *folders, base = [name for name in path.split("/") if name not in ("", ".")] or ["sample"]
+    *folders, base = _names(path) or ["sample"]
     of_split = (split, "val") if split == "test" else (split,)
     return folders[1:] if folders and folders[0] in of_split else folders, base
 
 
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _within(name: str) -> str:
+    """The name of a folder that does not lead out of the one it is in."""
+    return "%2E%2E" if name == ".." else name
+
+
 def _encoded(name: str) -> str:
-    if name == "..":
-        return "%2E%2E"
-    return _UNSAFE.sub(lambda found: "".join(f"%{b:02X}" for b in os.fsencode(found[0])), name)
+    safe = _UNSAFE.sub(lambda found: "".join(f"%{b:02X}" for b in os.fsencode(found[0])), name)
+    return _within(safe)

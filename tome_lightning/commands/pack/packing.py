@@ -11,11 +11,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
-
-from tqdm import tqdm
 
 from datamodules.workers import usable_cores
 from tome_lightning.arguments import nearest
@@ -28,10 +26,9 @@ from tome_lightning.commands.pack.folder import (
     class_files,
     write_text,
 )
-from tome_lightning.commands.pack.keys import Endings, sample_keys
-from tome_lightning.commands.pack.ordered import in_order
 from tome_lightning.commands.pack.room import check_room
-from tome_lightning.commands.pack.shard import Member, ShardWriter, read_size
+from tome_lightning.commands.pack.shard import read_size
+from tome_lightning.commands.pack.split import How, SplitWriter
 from tome_lightning.commands.scan.workers import Job
 from tome_lightning.errors import UsageError
 from tome_lightning.screen import say
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from datamodules.filelist import LabelledFiles
 
 SPLITS = ("train", "val", "test")
-MIN_BAD_FILES = 10  # fewer never stop it: a share of few files says nothing
 
 
 class Packable(Protocol):
@@ -146,138 +142,33 @@ def pack(
         "classes": _digest(json.dumps(classes)),
         **convert.settings,
     }
-    with _claimed(out), _stopping() as stopped:
+    how = How(
+        Job(root, convert),
+        kind.endings,
+        ids,
+        size,
+        len(usable_cores()) if workers is None else workers,
+        packable.max_corrupt_share,
+        progress,
+    )
+    with _claimed(out), _stopping(out):
         record = PackRecord(out, settings, recipe)
-        records = {
-            split: record.split(split, files.digest(), len(files)) for split, files in lists.items()
+        done = {
+            name: record.split(name, files.digest(), len(files)) for name, files in lists.items()
         }
-        left = {split: (files, records[split].rows) for split, files in lists.items()}
-        check_room(out, root, left, bool(convert.settings))
-        for name, text in classes.items():
-            write_text(out / name, text)
-        job = Job(root, convert)
-        cores = len(usable_cores()) if workers is None else workers
-        try:
-            for split, files in lists.items():
-                writer = _Split(packable, root, record, split, files, kind.endings, ids, size)
-                writer.write(job, cores, progress)
-        except KeyboardInterrupt:
-            _tell_stop(out, records)
-            if stopped():
-                raise RunStopped(signal.SIGTERM) from None
-            raise
-        if any(split.bad for split in records.values()):
-            record.write_bad()
-    return Packed(out, records, convert.words)
-
-
-class _Split:
-    """Writes the shards of one split."""
-
-    def __init__(
-        self,
-        data: Packable,
-        root: str,
-        record: PackRecord,
-        split: str,
-        files: LabelledFiles,
-        endings: Endings,
-        ids: Sequence[str] | None,
-        size: int,
-    ) -> None:
-        self.data, self.root, self.record = data, root, record
-        self.split, self.files = split, files
-        self.endings, self.ids, self.size = endings, ids, size
-        self.done = record.splits[split]
-        self.number = len(self.done.shards)
-        self.shard: ShardWriter | None = None
-        self.first = self.row = self.done.rows  # of the shard, and the next one
-        self.bad: list[Bad] = []  # since the last whole shard
-
-    def write(self, job: Job, workers: int, progress: bool) -> None:
-        """Write what is left of it."""
-        total, first = len(self.files), self.first
-        if first == total:
-            return
-        workers = min(workers, total - first)
-        keys = sample_keys(self.files, self.split, self.root, self.endings)
-        paths = (self.files.path(row) for row in range(first, total))
-        interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file takes no more
-        bar = tqdm(
-            total=total, initial=first, desc=f"pack {self.split}", unit="file", mininterval=interval,
-            disable=not progress,
-        )  # fmt: skip
-        try:
-            with bar, contextlib.closing(in_order(job, paths, workers)) as outcomes:
-                for row, (key, ending) in enumerate(keys):
-                    if row < first:
-                        continue
-                    outcome = next(outcomes)
-                    if outcome.reason is None:
-                        name = f"{key}{outcome.facts['ending'] or ending}"
-                        self._add([Member(name, outcome.facts["content"]), self._label(row, key)])
-                    else:
-                        self.bad.append(Bad(row, outcome.path, outcome.reason))
-                        self._stop_if_too_many(row + 1)
-                    self.row = row + 1
-                    bar.set_postfix(shards=self.number, bad=self._bad_count, refresh=False)
-                    bar.update()
-            self._finish()
-        except OSError as error:
-            raise _not_written(self.record.folder, error) from error
-        finally:
-            if self.shard is not None:
-                self.shard.abandon()
-        if not self.done.samples:
-            raise UsageError(
-                f"none of the {total:,} files of {self.split} can be read, for example "
-                f"{self.done.bad[0].path} ({self.done.bad[0].reason})"
-            )
-
-    @property
-    def _bad_count(self) -> int:
-        return len(self.done.bad) + len(self.bad)
-
-    def _add(self, members: list[Member]) -> None:
-        if self.shard is not None and not self.shard.fits(members, self.size):
-            self._finish()
-        if self.shard is None:
-            self.shard = ShardWriter(self.record.folder / f"{self.split}-{self.number:06}.tar")
-        self.shard.add(members)
-
-    def _finish(self) -> None:
-        """Make what is written a whole shard; bad files after the last sample count with it."""
-        if self.shard is not None:
-            self.done.shards.append(self.shard.finish(self.row - self.first))
-            self.shard = None
-            self.number += 1
-        elif self.done.shards and self.row > self.first:  # nothing but bad files after it
-            last = self.done.shards[-1]
-            self.done.shards[-1] = last._replace(rows=last.rows + self.row - self.first)
-        self.first = self.row
-        self.done.bad += self.bad
-        self.bad = []
-        self.record.write()
-
-    def _label(self, row: int, key: str) -> Member:
-        label = self.files.label(row)
-        if self.ids is None and label >= 0:
-            return Member(f"{key}.cls", str(label).encode())
-        ids = [] if self.ids is None else [self.ids[index] for index in label]
-        return Member(f"{key}.json", json.dumps({"labels": ids}).encode())
-
-    def _stop_if_too_many(self, seen: int) -> None:
-        bad, share = self._bad_count, self.data.max_corrupt_share
-        if bad < MIN_BAD_FILES or bad <= share * seen:
-            return
-        last = self.bad[-1]
-        self.done.bad += self.bad
-        raise UsageError(
-            f"{self.split}: {bad} of {seen} files cannot be read, more than max_corrupt_share={share}, "
-            f"for example {last.path} ({last.reason}); all are named in {self.record.write_bad()}. "
-            "Repair or remove them, pack into another folder with --data.exclude and that file, or raise "
-            "--data.max_corrupt_share."
+        check_room(
+            out,
+            root,
+            {name: (files, done[name].rows) for name, files in lists.items()},
+            bool(convert.settings),
         )
+        for file, text in classes.items():
+            write_text(out / file, text)
+        for name, files in lists.items():
+            SplitWriter(how, record, name, files).write()
+        if any(split.bad for split in done.values()):
+            record.write_bad()
+    return Packed(out, done, convert.words)
 
 
 def _checked(data: object, splits: Sequence[str] | None, workers: int | None) -> Packable:
@@ -290,7 +181,7 @@ def _checked(data: object, splits: Sequence[str] | None, workers: int | None) ->
         )
     if workers is not None and workers < 0:
         raise UsageError(f"--num_workers is 1 or more, or 0 for this process alone; got {workers}.")
-    if not callable(getattr(type(data), "files", None)):
+    if not (callable(getattr(type(data), "files", None)) and hasattr(data, "root")):
         raise UsageError(
             f"pack writes pictures, videos and sounds; {type(data).__name__} has no lists of files."
         )
@@ -327,32 +218,32 @@ def _claimed(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Have SIGTERM interrupt as Ctrl-C does; yields what tells whether it came."""
+def _stopping(out: Path) -> Iterator[None]:
+    """Have SIGTERM interrupt as Ctrl-C does, and say how to go on after both and a full disk."""
     received: list[int] = []
 
     def stop(signum: int, frame: Any) -> None:
         received.append(signum)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGTERM, stop)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
     try:
-        yield lambda: bool(received)
+        yield
+    except KeyboardInterrupt:
+        whole = len(list(out.glob("*.tar")))
+        say(
+            f"interrupted: {whole} shards are whole in {out}; the same command goes on after them",
+            sys.stderr,
+        )
+        if received:
+            raise RunStopped(signal.SIGTERM) from None
+        raise
+    except OSError as error:
+        raise _not_written(out, error) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _tell_stop(out: Path, records: Mapping[str, SplitRecord]) -> None:
-    shards = sum(len(split.shards) for split in records.values())
-    samples = sum(split.samples for split in records.values())
-    say(
-        f"interrupted: {shards} shards with {samples:,} samples are whole in {out}; the same command "
-        "goes on after them",
-        sys.stderr,
-    )
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _not_written(out: Path, error: OSError) -> UsageError:

@@ -105,7 +105,8 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what was written."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # where the disk is full, to close it fails as well
+            self._file.close()
         with contextlib.suppress(OSError):
             self._partial.unlink()
 
