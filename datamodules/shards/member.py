@@ -100,7 +100,8 @@ def read_member(place: Member) -> bytes:
         return read_cell(place)
     with open(place.shard, "rb") as shard:  # buffered: a bare read may return less
         shard.seek(max(0, place.first - BLOCK))
-        found = shard.read(BLOCK + place.second)
+        # no more than there is: memory for all that is asked for would be taken first
+        found = shard.read(min(BLOCK + place.second, os.fstat(shard.fileno()).st_size))
     # the header just before the bytes says how many they are: an index may be older than its shard
     header, content = found[:BLOCK], found[BLOCK:]
     if len(content) < place.second:

@@ -294,6 +294,8 @@ def test_what_has_become_of_the_shard_is_told(kind: str, tmp_path: Path) -> None
     for of in reads:
         with pytest.raises(MemberError, match="is not where its shard had it"):
             of(stale)
+        with pytest.raises(MemberError, match="cut short"):
+            of(place._replace(second=1 << 50).path)
         shard.write_bytes(whole[: place.first + place.second - 1])
         with pytest.raises(MemberError, match="cut short"):
             of(copy)
