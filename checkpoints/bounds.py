@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def check_values(content: Any) -> None:
         for value in opened[-1]:
             count += 1
             if isinstance(value, (Mapping, list, tuple, set, frozenset)):
-                opened.append(_within(value))
+                opened.append(iter(value.values() if isinstance(value, Mapping) else value))
                 break
             if count > MAX_VALUES:
                 break
@@ -75,10 +75,6 @@ def check_values(content: Any) -> None:
             raise OutOfBounds(
                 f"its values lie deeper than {MAX_DEPTH} in one another, or in themselves"
             )
-
-
-def _within(value: Mapping[Any, Any] | Iterable[Any]) -> Iterator[Any]:
-    return iter(value.values()) if isinstance(value, Mapping) else iter(value)
 
 
 def parse_json(text: str) -> Any:

@@ -85,13 +85,9 @@ def choose(sets: Sets, which: Which | None) -> tuple[Which, WeightSet]:
 def _is_average(one: WeightSet, content: Mapping[str, object]) -> bool:
     if "averaging_state" in content:  # Lightning's weight averaging puts the live ones aside
         return not one.where.startswith("current_model_state")
-    if _says_averaged(content):  # an export of ours
+    if (noted(content) or {}).get("averaged"):  # an export of ours
         return True
     return bool(_AVERAGES.search(one.where)) or "n_averaged" in one.beside  # torch's AveragedModel
-
-
-def _says_averaged(content: Mapping[str, object]) -> bool:
-    return bool((noted(content) or {}).get("averaged"))
 
 
 def _first(some: tuple[WeightSet, ...]) -> WeightSet:

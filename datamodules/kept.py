@@ -35,8 +35,9 @@ except ImportError:  # Windows, where every process lists for itself
 WORTH = 20_000  # files from which a listing is kept
 UNUSED_DAYS = 30  # after which it is removed
 SOURCES = (
-    "csv_lines", "filelist", "kept", "packed", "sounds/clip_finder", "sounds/lists", "sounds/reading",
-    "sounds/rows", "sounds/tagged", "walking", "witness",
+    "csv_lines", "filelist", "kept", "packed", "shards/index", "shards/member", "shards/place",
+    "shards/table_columns", "shards/table_file", "shards/tables", "shards/tar", "sounds/clip_finder",
+    "sounds/lists", "sounds/reading", "sounds/rows", "sounds/tagged", "walking", "witness",
 )  # fmt: skip  # whoever changes how files are listed makes all that is kept void
 
 

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 
 CONSTANT = RSchedule()
-FIGURES = {
-    "step_ms": "step_ms",
-    "data_ms": "data_ms",
-    "per_s": "samples_per_s",
-}  # of the meter, logged
+# Of the meter, and as they are logged.
+FIGURES = {"step_ms": "step_ms", "data_ms": "data_ms", "per_s": "samples_per_s"}
 
 
 class ToMeCallback(Callback):

@@ -46,11 +46,7 @@ from tome_lightning.run.failures import named_mistake, not_restored, users_mista
 from tome_lightning.run.leftovers import held, remove_unused
 from tome_lightning.run.overrides import Objects
 from tome_lightning.run.predictions import PredictionWriter
-from tome_lightning.run.preflight import (
-    check_monitors,
-    check_options,
-    slow_in_half_precision,
-)
+from tome_lightning.run.preflight import check_monitors, check_options, slow_in_half_precision
 from tome_lightning.run.record import RUN_DIR_VARIABLE, RunRecord, make_run_dir
 from tome_lightning.run.resume import (
     check_left_out,
@@ -78,6 +74,15 @@ VERSIONS = {
     "tome_lightning": __version__,
     # plain strings: torch has a class of its own for its version, which safe loading refuses
     **{m.__name__: str(m.__version__) for m in (lightning, timm, torch, torchmetrics, torchvision)},
+}
+
+
+OWN = {  # options beside the sections
+    "run_dir": "Where the run is kept; by default runs/<recipe>/<n>, a new n each time.",
+    "recipe": "A recipe's name or a YAML file; may be given several times, later wins.",
+    "resume": "fit: go on with a run: its directory, its checkpoint, or auto for the newest of "
+    "--run_dir or of the recipe. Short for --ckpt_path.",
+    "init_from": "fit: start a new run from weights. Short for --model.checkpoint.",
 }
 
 
@@ -161,37 +166,14 @@ class ToMeCLI(LightningCLI):
         parser.add_lightning_class_args(ToMeCallback, "tome")
         parser.add_lightning_class_args(SaveLast, "save")
         parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Where the run is kept; by default runs/<recipe>/<n>, a new n each time.",
-        )
-        parser.add_argument(
-            "--recipe",
-            type=str | None,
-            default=None,
-            help="A recipe's name or a YAML file; may be given several times, later wins.",
-        )
-        parser.add_argument(
             "--keep_effective_batch",
             action=ActionYesNo,
             nargs="?",  # so that it can be given a value, as from Python
             default=False,
             help="fit: accumulate so many batches that a step has model.effective_batch samples.",
         )
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="fit: go on with a run: its directory, its checkpoint, or auto for the newest of "
-            "--run_dir or of the recipe. Short for --ckpt_path.",
-        )
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            default=None,
-            help="fit: start a new run from weights. Short for --model.checkpoint.",
-        )
+        for name, text in OWN.items():
+            parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for name, one in self._subcommand_parsers.items():

@@ -37,8 +37,7 @@ def public_path(kind: type) -> str:
     room it is in may change.
     """
     package = kind.__module__.rpartition(".")[0]
-    ours = package.startswith(
-        "tome_lightning."
-    )  # not the front door, which offers those of all rooms
+    # not the front door, which offers those of all rooms
+    ours = package.startswith("tome_lightning.")
     offered = getattr(sys.modules.get(package), kind.__name__, None) if ours else None
     return f"{package if offered is kind else kind.__module__}.{kind.__qualname__}"

@@ -14,11 +14,8 @@ from tome_lightning.inputs import Input
 from tome_lightning.inputs.preprocessing import difference
 from tome_lightning.options import FineTuneError
 
-TRAINED_HEAD = (
-    "head.",
-    "head_dist.",
-    "fc_norm.",
-)  # fc_norm: new weights where MAE's tokens are averaged
+# fc_norm: new weights where MAE's tokens are averaged
+TRAINED_HEAD = ("head.", "head_dist.", "fc_norm.")
 
 NORM_EPS = 1e-6  # of timm's LayerNorms
 

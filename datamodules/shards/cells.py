@@ -8,6 +8,7 @@ from typing import Any
 from datamodules.shards.place import Member, MemberError
 from datamodules.shards.table_file import Table, bytes_child, explained, open_table
 
+HELD = 64 << 20  # bytes of decoded columns that a process keeps
 MOVED = "is not where its table had it when it was listed: start again"
 File = tuple[
     str, int, int
@@ -23,7 +24,7 @@ class Cells:
         tables: Tables that are kept open.
     """
 
-    def __init__(self, held: int = 64 << 20, columns: int = 256, tables: int = 64) -> None:
+    def __init__(self, held: int = HELD, columns: int = 256, tables: int = 64) -> None:
         self._limits = (held, columns, tables)
         self.forget()
 

@@ -4,9 +4,9 @@ import os
 import re
 import tarfile
 
-from datamodules.shards.member import Member, MemberError, member
+from datamodules.shards.member import TABLES, Member, MemberError, member
 
-_NAMED = re.compile(r"(?s)(.+?\.tar)::(.+)")
+_NAMED = re.compile(r"(?s)(.+?\.(?:tar|parquet|arrow))::(.+)")
 
 
 def placed(path: str) -> str:
@@ -14,12 +14,17 @@ def placed(path: str) -> str:
 
     Raises:
         OSError: There is no such tar file.
-        MemberError: It holds nothing of that name, or is no tar file.
+        MemberError: It holds nothing of that name, is no tar file, or is a table, whose samples
+            need not have names.
     """
     named = _NAMED.fullmatch(path) if "::" in path and member(path) is None else None
     if named is None or os.path.isfile(path):
         return path
     shard, wanted = named[1], _plain(named[2])
+    if shard.endswith(TABLES):
+        raise MemberError(
+            "a sample of a table is named with its place, as scan and predict print it"
+        )
     first = ""
     try:
         with tarfile.open(shard, "r:") as tar:

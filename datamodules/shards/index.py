@@ -19,14 +19,18 @@ from datamodules.filelist import UNLABELLED, FileList, read_names
 from datamodules.kept import Listing, listed_once
 from datamodules.packed import CHUNK, Packer, offsets_of
 from datamodules.shards import hub
+from datamodules.shards.cells import HELD
 from datamodules.shards.layout import splits
 from datamodules.shards.member import TABLES
 from datamodules.shards.row import Label, Row, Wanted
-from datamodules.shards.tables import class_names, label_titles, table_rows
+from datamodules.shards.tables import class_names, decoded_at_once, label_titles, table_rows
 from datamodules.shards.tar import tar_rows
 from datamodules.sounds.tagged import TaggedList, Tags
 from datamodules.witness import Witness
 
+LARGE = (
+    8 << 20
+)  # bytes of a row group: milliseconds for each sample, as long as a picture's decoding
 CLASSES = "classes.txt"  # beside tar files: one class name a line, in the order of the index
 
 
@@ -237,7 +241,19 @@ class Shards:
                 f"{self.root}: the shards of {split} ({shards[0].name}, ...) hold no {self.wanted.what}"
             )
         rank_zero_info(f"{split}: {len(files):,} {self.wanted.what} in {len(shards)} shards")
+        if split == "train":
+            self._tell_of_large_groups(shards)
         return Contents(files, notes["labels"])
+
+    def _tell_of_large_groups(self, shards: list[Path]) -> None:
+        """Say where each sample in random order costs the decoding of many."""
+        size = decoded_at_once(shards[0], self.wanted) if shards[0].suffix in TABLES else 0
+        if size > LARGE and sum(path.stat().st_size for path in shards) > HELD:
+            rank_zero_info(
+                f"{self.root}: a row group holds {size / 2**20:.0f} MB, and each training sample needs "
+                "one of them read: python -m tome_lightning pack writes tar files, of which only the "
+                "sample itself is read"
+            )
 
     def _rows(self, shards: list[Path]) -> Iterator[Row]:
         for path in shards:

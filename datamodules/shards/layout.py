@@ -7,12 +7,14 @@ with a thousand entries and no shard among them is not looked at any further.
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.shards.member import SHARDS
@@ -29,6 +31,7 @@ from datamodules.walking import is_data
 
 DICT, STATE = "dataset_dict.json", "state.json"  # of save_to_disk
 MAGIC = frozenset("*?[")
+_NUMBERED = re.compile(r"(.+)-\d+-of-(\d+)([-.].+)")
 LOOKED_AT = 1000  # entries of a folder without shards
 MANY = 100  # folders without shards
 DEPTH = 3  # folders that a README's `**` goes down
@@ -63,6 +66,7 @@ def splits(folder: Path, config: str | None = None) -> dict[str, list[Path]]:
     if config is not None and not found:
         raise DataError(f"{folder} has no shards of its configuration {config!r}: fetch them")
     _tell(folder, names, known, found)
+    _warn_of_missing(folder, [name for shards in found.values() for name in shards])
     return {split: [folder / name for name in shards] for split, shards in found.items()}
 
 
@@ -80,6 +84,27 @@ def assigned(names: Iterable[str], config: Config | None) -> dict[str, list[str]
     if config is None or not config.patterns:
         return by_words(shards)
     return by_patterns(shards, globs_of(config))
+
+
+def places_of(config: Config | None) -> list[str]:
+    """The folders that are looked at where a README gives no globs."""
+    places = ["", "data", "default"]
+    if config is None:
+        return places
+    return [config.folder] if config.folder else [*places, config.name, f"data/{config.name}"]
+
+
+def is_near(name: str, config: Config | None) -> bool:
+    """Whether a file is where `splits` looks for shards, by its path."""
+    if config is not None and config.patterns:
+        return True
+    above = PurePosixPath(name).parent
+    within = above.parent if split_named(above.name) else above
+    return bool({_place(above), _place(within)}.intersection(places_of(config)))
+
+
+def _place(folder: PurePosixPath) -> str:
+    return "" if folder == PurePosixPath(".") else str(folder)
 
 
 def globs_of(config: Config) -> dict[str, list[str]]:
@@ -100,10 +125,7 @@ def _shards_of(folder: Path, config: Config | None) -> list[str]:
         globs = [glob for each in globs_of(config).values() for glob in each]
         fitting = {name for glob in globs for name in _fitting(folder, glob)}
         return [name for name in fitting if any(compiled(glob).fullmatch(name) for glob in globs)]
-    places = ["", "data", "default"]
-    if config is not None:
-        places = [config.folder] if config.folder else [*places, config.name, f"data/{config.name}"]
-    return [name for place in places for name in _shards_at(folder, place)]
+    return [name for place in places_of(config) for name in _shards_at(folder, place)]
 
 
 def _shards_at(folder: Path, place: str) -> list[str]:
@@ -209,6 +231,17 @@ def _tell(
         _say(folder, "splits", set(config.patterns) - used)
     else:
         _say(folder, "shards of no split", set(names).difference(*found.values()))
+
+
+def _warn_of_missing(folder: Path, names: Iterable[str]) -> None:
+    """Warn where shards say how many there are of them, and not all are here."""
+    series = Counter(found.groups() for found in map(_NUMBERED.fullmatch, names) if found)
+    for (start, total, end), count in series.items():
+        if count < int(total):
+            rank_zero_warn(
+                f"{folder}: only {count:,} of the {int(total):,} shards {start}-*-of-{total}{end} are "
+                "here; fetch the others for the whole data set"
+            )
 
 
 def _say(folder: Path, what: str, left_out: set[str]) -> None:

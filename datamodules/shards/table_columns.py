@@ -1,6 +1,7 @@
 """Which column of a table holds the files, which the labels: as asked, as `datasets` noted, as usual."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ def columns_of(shard: Path, table: Table, wanted: Wanted) -> Columns:
     Raises:
         DataError: A column asked for is missing or holds something else, or several may be meant.
     """
+    if twice := [name for name, count in Counter(table.schema.names).items() if count > 1]:
+        raise DataError(f"{shard} has several columns called {twice[0]!r}: rename all but one")
     features = _features(table)
     for name in (wanted.content, wanted.label):
         if name is not None and name not in table.schema.names:

@@ -60,6 +60,10 @@ class Table(ABC):
         """A column of a group, or a child of one that is a struct: an array of pyarrow."""
 
     @abstractmethod
+    def decoded(self, column: str, child: str | None = None) -> int:
+        """Bytes of a column, or its child, that are decoded to read one cell, in the largest group."""
+
+    @abstractmethod
     def copied(self, column: Any) -> int:
         """Bytes of memory that a column which was read takes besides the mapped file."""
 
@@ -82,6 +86,17 @@ class ParquetTable(Table):
         name = column if child is None else f"{column}.{child}"
         found = self._file.read_row_group(group, columns=[name], use_threads=False)
         return _child(found.column(column), child)
+
+    def decoded(self, column: str, child: str | None = None) -> int:
+        about = self._file.metadata
+        name = column if child is None else f"{column}.{child}"
+        chunks = [
+            about.row_group(group).column(at)
+            for at in range(about.num_columns)
+            if self._file.schema.column(at).path == name
+            for group in range(about.num_row_groups)
+        ]
+        return max((int(chunk.total_uncompressed_size) for chunk in chunks), default=0)
 
     def copied(self, column: Any) -> int:
         return int(column.nbytes)
@@ -111,6 +126,9 @@ class ArrowTable(Table):
         found = self._batch(group).column(column)
         found.validate(full=True)  # Arrow trusts its files: offsets may point anywhere
         return _child(found, child)
+
+    def decoded(self, column: str, child: str | None = None) -> int:
+        return 0  # mapped, save what others have compressed
 
     def copied(self, column: Any) -> int:
         end = self._map.address + self._map.size

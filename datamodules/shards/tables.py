@@ -9,7 +9,7 @@ from datamodules.errors import DataError
 from datamodules.shards.member import cell
 from datamodules.shards.row import Label, Row, Wanted
 from datamodules.shards.table_columns import Columns, columns_of
-from datamodules.shards.table_file import Table, explained, has_child, open_table
+from datamodules.shards.table_file import Table, bytes_child, explained, has_child, open_table
 
 TITLES = "human_"  # before the name of the label column: agkphysics/AudioSet has human_labels
 
@@ -65,6 +65,18 @@ def label_titles(shard: Path, wanted: Wanted) -> dict[str, str]:
             for one, other in zip(ids, words, strict=True):
                 titles.update(zip(map(str, _listed(one)), map(str, _listed(other)), strict=False))
     return titles
+
+
+def decoded_at_once(shard: Path, wanted: Wanted) -> int:
+    """Bytes that are decoded to read one file of a table by itself; 0 where it is mapped.
+
+    Raises:
+        DataError: As `table_rows`.
+        OSError: There is no such file.
+    """
+    with _opened(shard, wanted) as (table, columns):
+        child = bytes_child(table.schema.field(columns.content).type)
+        return table.decoded(columns.content, child)
 
 
 @contextmanager

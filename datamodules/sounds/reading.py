@@ -261,13 +261,14 @@ def _decode_pyav(source: Source, reach: float | None) -> Decoded:
     with _open_pyav(source) as container:
         stream = _audio_stream(container)
         stream.codec_context.thread_count = 1
-        planar = av.AudioResampler(format="fltp")  # scales integers; keeps rate and channels
+        # scales integers; keeps rate and channels; of 8 planes and more PyAV reads one too many
+        packed = av.AudioResampler(format="flt")
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt:
                     raise AudioError("a packet is incomplete: the file was cut short")
                 for frame in packet.decode():
-                    pieces += [plane.to_ndarray() for plane in planar.resample(frame)]  # [C, t]
+                    pieces += map(_samples, packed.resample(frame))
                     length, rate = length + frame.samples, frame.sample_rate
                     end = max(end, _end_of(frame))
                 if reach is not None and length >= reach * rate > 0:
@@ -282,7 +283,13 @@ def _decode_pyav(source: Source, reach: float | None) -> Decoded:
                 _refuse_short(max(held, end), _stated_span(container, stream)[1], None)
     if not pieces:
         return np.zeros((1, 0), dtype=np.float32), rate
-    return np.concatenate(pieces, axis=1), rate
+    return np.ascontiguousarray(np.concatenate(pieces).T), rate
+
+
+def _samples(frame: Any) -> np.ndarray:
+    """A frame of alternating channels as float32 `[t, C]`."""
+    samples: np.ndarray = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    return samples
 
 
 def _open_pyav(source: Source) -> Any:

@@ -15,7 +15,7 @@ from checkpoints import CheckpointError, identify, load
 from checkpoints.hub import fetch, parse
 from tome_lightning.inputs import Clip, Image, Spectrogram
 
-from .hub_server import COMMIT, serving
+from ..hub_server import COMMIT, hub_of
 
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2}
 ERRORS = {"owner/gated": (403, "GatedRepo"), "owner/broken": (400, "")}
@@ -23,21 +23,7 @@ ERRORS = {"owner/gated": (403, "GatedRepo"), "owner/broken": (400, "")}
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of repositories; the client's cache is empty."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    root = tmp_path / "served"
-    (root / "owner").mkdir(parents=True)
-    with serving(root, ERRORS) as address:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-        )
+    with hub_of(tmp_path, monkeypatch, ERRORS) as root:
         yield root
 
 

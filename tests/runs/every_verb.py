@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from datamodules import Digits
 from tome_lightning import FineTune, Image, SingleLabel
 from tome_lightning.__main__ import main as command_line
 
+from .forks import free_port, torchrun_variables
 from .kill_and_resume import write_some_digits
 
 TRAIN, VAL = 47, 23  # samples: no multiple of anything
@@ -44,12 +44,7 @@ def write_ragged(root: Path, less: int = 0) -> Path:
 def join(rank: int, processes: int, port: int, nodes: int = 1) -> None:
     """Make this process one that torchrun has started."""
     torch.set_num_threads(1)
-    local = processes // nodes
-    os.environ |= {
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank % local),
-        "LOCAL_WORLD_SIZE": str(local), "GROUP_RANK": str(rank // local), "GROUP_WORLD_SIZE": str(nodes),
-    }  # fmt: skip
+    os.environ |= torchrun_variables(rank, processes, port, nodes)
 
 
 def all_verbs(rank: int, processes: int, port: int, folder: Path) -> None:
@@ -105,12 +100,6 @@ def uneven(rank: int, processes: int, port: int, folder: Path) -> None:
         for verb in VERBS:
             codes[verb] = command_line([verb, *words, f"--run_dir={folder / verb}"])
     (folder / f"uneven.{rank}.json").write_text(json.dumps(codes))
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def main(folder: Path) -> None:

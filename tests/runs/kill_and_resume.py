@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .forks import ROOT, Fork
 from .recorder import KILL
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 240  # seconds that a whole run may take
 TINY = (
     "--model.vit.depth=2 --tome.compare_dense=0 --trainer.accelerator=cpu "
@@ -61,6 +61,7 @@ CUTS = {  # cut points that random kills miss: what RECORDER_KILL says
 }
 
 Line = dict[str, Any]
+Child = subprocess.Popen[bytes] | Fork
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Job:
         accumulate: Batches of an optimizer step.
         ema: Whether averaged weights are kept as well.
         every: Optimizer steps between two checkpoints.
+        forked: Whether its sessions are forks, which saves the seconds of their imports.
         extra: Further options.
     """
 
@@ -87,6 +89,7 @@ class Job:
     accumulate: int = 1
     ema: bool = False
     every: int = 2
+    forked: bool = False
     extra: tuple[str, ...] = ()
 
     @property
@@ -115,7 +118,10 @@ class Job:
         resume = ["--resume", "auto"] if number else []
         before = set(self.files())
         with process(
-            self.command(*resume, *words), self.folder / f"{number}.log", **variables
+            self.command(*resume, *words),
+            self.folder / f"{number}.log",
+            forked=self.forked,
+            **variables,
         ) as child:
             yield Session(child, self, before)
 
@@ -132,25 +138,39 @@ class Job:
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own; whatever happens, none that it has started is left."""
+def process(
+    command: list[str], log: Path, forked: bool = False, **variables: str
+) -> Iterator[Child]:
+    """A process in a group of its own; whatever happens, none that it has started is left.
+
+    Args:
+        command: The interpreter and its arguments; of a fork those of `python -m tome_lightning`.
+        log: Where its output goes; it works in that file's folder.
+        forked: Whether it is a `Fork`.
+        variables: For its environment.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # One thread: sums of several depend on who comes first.
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TOME_LIGHTNING_RUN_DIR", "LOCAL_RANK"):
-        env.pop(name, None)
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=log.parent,
-            start_new_session=True,
-        )  # fmt: skip
+        if name not in variables:
+            env.pop(name, None)
+    child = Fork(command[3:], log, env) if forked else _started(command, log, env)
     try:
         yield child
     finally:
         kill_family(child)
 
 
-def kill_family(child: subprocess.Popen[bytes]) -> None:
+def _started(command: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=log.parent,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def kill_family(child: Child) -> None:
     """SIGKILL to a process, its group, and what it has started in other groups, as torchrun does."""
     family = descendants(child.pid)
     with contextlib.suppress(ProcessLookupError):
@@ -178,7 +198,7 @@ def descendants(pid: int) -> list[int]:
 class Session:
     """A running process of a job."""
 
-    child: subprocess.Popen[bytes]
+    child: Child
     job: Job
     before: set[Path] = field(default_factory=set)
 
@@ -494,7 +514,7 @@ def main(argv: list[str] | None = None) -> int:
         data = write_data(options.recipe, folder.absolute() / "data")
         job = Job(
             options.recipe, data, folder.absolute() / "reference", options.devices, options.workers,
-            options.accumulate, options.ema, options.every, tuple(extra),
+            options.accumulate, options.ema, options.every, extra=tuple(extra),
         )  # fmt: skip
         return _report(options, job, folder.absolute())
 

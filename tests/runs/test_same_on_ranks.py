@@ -11,7 +11,8 @@ from tome_lightning.__main__ import main
 
 from ..datamodules.audio_tree import CLASSES, write_tree
 from ..datamodules.clip_files import write_clip
-from .kill_and_resume import ROOT, process, read_lines, write_some_digits
+from .forks import ROOT, free_port, torchrun_variables
+from .kill_and_resume import process, read_lines, write_some_digits
 
 SMALL = "--trainer.accelerator=cpu --trainer.enable_progress_bar=false".split()
 FIT = [
@@ -73,7 +74,11 @@ def test_one_two_and_four_processes_measure_the_same(data, tmp_path, monkeypatch
     small = [word for word in FIT if not word.startswith(tuple(w.split("=")[0] for w in words))]
     assert main(["fit", *words, *small, "--run_dir=fit"]) == 0
 
-    found = [measured(verb, devices, tmp_path) for devices in (1, 2, 4)]
+    # two on digits as Lightning starts them; the others as torchrun, by forks
+    found = [
+        measured(verb, devices, tmp_path, forked=devices == 4 or data is not images)
+        for devices in (1, 2, 4)
+    ]
     for metrics, words in found:
         name = "val" if verb == "validate" else verb
         assert metrics[f"{name}/samples"] == expected
@@ -83,7 +88,7 @@ def test_one_two_and_four_processes_measure_the_same(data, tmp_path, monkeypatch
     assert str(expected) in found[0][1]
 
 
-def measured(verb: str, devices: int, folder: Path) -> tuple[dict[str, float], str]:
+def measured(verb: str, devices: int, folder: Path, forked: bool) -> tuple[dict[str, float], str]:
     """Everything an evaluation logs, and what its summary says it was measured on."""
     records, run = folder / f"records{devices}", folder / f"run{devices}"
     words = [
@@ -96,15 +101,28 @@ def measured(verb: str, devices: int, folder: Path) -> tuple[dict[str, float], s
         with monkey_path():
             assert main(words) == 0
     else:
-        log = folder / f"{devices}.log"
-        with process([sys.executable, "-m", "tome_lightning", *words], log) as child:
-            code = child.wait(200)
-        assert code == 0, log.read_text()[-4000:]
+        run_together(words, devices if forked else 1, folder)
     lines = [read_lines(file)[-1] for file in records.glob("*.jsonl")]
     assert len(lines) == devices
     assert all(line == lines[0] for line in lines)  # every process knows the number of all
     metrics = {name: float.fromhex(v) for name, v in lines[0].items() if "/" in name}
     return metrics, json.loads((run / "summary.json").read_text())["measured_on"]
+
+
+def run_together(words: list[str], forks: int, folder: Path) -> None:
+    """Start a command as one process, or as forks that torchrun would have started."""
+    command, port = [sys.executable, "-m", "tome_lightning", *words], free_port()
+    with contextlib.ExitStack() as stack:
+        logs = [folder / f"{forks}.{rank}.log" for rank in range(forks)]
+        ranks = [
+            stack.enter_context(process(
+                command, log, forked=forks > 1,
+                **(torchrun_variables(rank, forks, port) if forks > 1 else {}),
+            ))
+            for rank, log in enumerate(logs)
+        ]  # fmt: skip
+        for rank, log in zip(ranks, logs, strict=True):
+            assert rank.wait(200) == 0, log.read_text()[-4000:]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Two nodes: two torchrun agents that find each other, here on one machine."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from .forks import free_port
 from .kill_and_resume import Job, Session, by_rank, differences, process, write_data
 
 pytestmark = pytest.mark.slow
@@ -37,12 +37,6 @@ def nodes(job: Job, *words: str) -> Iterator[list[subprocess.Popen[bytes]]]:
 def printed(job: Job) -> str:
     """The end of what all agents printed."""
     return "\n".join(log.read_text(errors="replace")[-3000:] for log in job.folder.glob("*.log"))
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def test_two_nodes_are_one_run_and_go_on_as_one(tmp_path):

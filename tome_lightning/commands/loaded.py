@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
-from timm.models.vision_transformer import VisionTransformer
 
 import checkpoints
 import datamodules
@@ -17,11 +16,11 @@ import recipes
 from checkpoints.hints import Number, fits
 from checkpoints.notes import exported
 from tome_lightning.arguments import UsageError, read_yaml
-from tome_lightning.commands import recipe_model
+from tome_lightning.commands.model import LoadedModel as LoadedModel
+from tome_lightning.commands.recipe_model import from_recipe as from_recipe
 from tome_lightning.inputs import Image, Input
 from tome_lightning.run.trusted import plain_data, trusted_data, trusted_model
-from tome_lightning.tasks import Task
-from tome_lightning.tome import R, ToMeViT, patch
+from tome_lightning.tome import R, patch
 from tome_lightning.tome.plan import check_possible
 from tome_lightning.trainer.checkpoint_file import (
     CheckpointFileError,
@@ -31,64 +30,6 @@ from tome_lightning.trainer.checkpoint_file import (
 from tome_lightning.trust import Untrusted, recipe_name
 
 HALF = (0.5,)  # what timm assumes of a model that says nothing of its pixels
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model, and what it needs to be shown a file, exported or timed.
-
-    Attributes:
-        name: As the user named it.
-        model: On the CPU; by `load_model` in evaluation mode.
-        input: What it reads.
-        mean: Of each channel on the scale 0 to 1; of a spectrogram, one, in natural logarithms. Empty
-            of a model that is only timed.
-        std: Standard deviation on the same scale.
-        weights: Where they come from, in words.
-        task: What it learns or learnt; None where no head is known.
-        class_names: Of its head, if they are known.
-        data: Arguments of the run's or the recipe's data module, as far as they are known: how clips
-            are sampled, how a picture is resized.
-        recipe: The run's or the recipe's name.
-        no_head: Whether weights were loaded and had no head that fits, so that it is random.
-        batch_size: Samples a step of the recipe (with repeats), on one device, as far as it is known.
-        dtype: float32, bfloat16 or float16: the recipe's trainer.precision, as far as it is known.
-    """
-
-    name: str
-    model: ToMeViT
-    input: Input
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    weights: str = "random weights"
-    task: Task | None = None
-    class_names: list[str] | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    recipe: str | None = None
-    no_head: bool = False
-    batch_size: int | None = None
-    dtype: str | None = None
-
-    @property
-    def vit(self) -> VisionTransformer:
-        """The stock timm model."""
-        return self.model.vit
-
-    @property
-    def dense(self) -> ToMeViT:
-        """The model without merging; shares the weights."""
-        model = patch(self.vit)
-        model.img_size = self.model.img_size
-        return model
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one sample: the input's, or of a model with ``dynamic_img_size`` that of its data."""
-        return (self.input.shape[0], *self.model.img_size)
-
-    def tokens(self, training: bool) -> int:
-        """Tokens of a sample that enter the first block; training may leave some out."""
-        return self.model.train_tokens if training else self.model.num_tokens
 
 
 def load_model(
@@ -162,20 +103,6 @@ def load_model(
     check_possible(net.r, net.depth, net.num_tokens, net.num_prefix)
     net.eval()
     return loaded
-
-
-def from_recipe(words: Iterable[str], whole_run: bool = False) -> LoadedModel:
-    """The model of a recipe with random weights; see `recipe_model.build`."""
-    built = recipe_model.build(words, whole_run)
-    model = built.module.model
-    if not any(model.plan()):
-        model.r = 0
-    if built.img_size is not None and model.vit.dynamic_img_size:
-        model.img_size = built.img_size
-    return LoadedModel(
-        name=built.recipe, model=model, input=built.module.input, task=built.module.task,
-        batch_size=built.batch_size, dtype=built.dtype,
-    )  # fmt: skip
 
 
 def own_size(known: PretrainedCfg | None) -> int:

@@ -35,6 +35,12 @@ def parse_r(text: str) -> R:
         ) from None
 
 
+def r_label(r: R) -> str:
+    """For a table or a picture: r=16, r=16:-1, keep=0.9."""
+    text = r_text(r)
+    return text if text.startswith("keep") else f"r={text}"
+
+
 def r_text(r: R) -> str:
     """The words that `parse_r` reads as this r."""
     if isinstance(r, Mapping):

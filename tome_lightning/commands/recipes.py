@@ -20,14 +20,7 @@ GAP = "  "
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `recipes`.
-
-    Raises:
-        UsageError, recipes.RecipeError: For a user's mistake.
-    """
+    """Run the verb."""
     say(_run(argv))
 
 

@@ -10,13 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tome_lightning.inputs.base import (
-    Input,
-    InputError,
-    check_free,
-    check_multiple,
-    timm_arguments,
-)
+from tome_lightning.inputs.base import Input, InputError, check_free, check_multiple, timm_arguments
 from tome_lightning.tome.projection import remove_key_bias
 
 

@@ -10,12 +10,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from tome_lightning.inputs.base import (
-    Input,
-    InputError,
-    check_multiple,
-    timm_arguments,
-)
+from tome_lightning.inputs.base import Input, InputError, check_multiple, timm_arguments
 from tome_lightning.tome.support import UnsupportedModelError, check_supported
 
 

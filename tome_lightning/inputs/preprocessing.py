@@ -31,7 +31,8 @@ def difference(source: str, wanted: Preprocessing, data: Any) -> str | None:
     theirs, ours = (
         ", ".join(f"{name} {_plain(values[name])}" for name in other) for values in (known, given)
     )
-    options = [_option(name, known[name]) for name in other if _is_option(data, name)]
+    taken = inspect.signature(type(data)).parameters
+    options = [_option(name, known[name]) for name in other if name in taken]
     way_out = f": {' '.join(options)} sets what they want" if options else ""
     return f"{source} was made with {theirs}; the data has {ours}{way_out}"
 
@@ -56,7 +57,3 @@ def _plain(value: Any) -> str:
 def _option(name: str, value: Any) -> str:
     also = f" --model.input.size {value}" if name == "size" else ""
     return f"--data.{name} {_plain(value)}{also}"
-
-
-def _is_option(data: Any, name: str) -> bool:
-    return name in inspect.signature(type(data)).parameters

@@ -13,13 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from datamodules.sounds.features import MEAN, STD
-from tome_lightning.inputs.base import (
-    Input,
-    InputError,
-    check_free,
-    check_multiple,
-    timm_arguments,
-)
+from tome_lightning.inputs.base import Input, InputError, check_free, check_multiple, timm_arguments
 
 
 class OverlapEmbed(PatchEmbed):

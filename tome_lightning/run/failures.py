@@ -64,18 +64,14 @@ def refusal(error: BaseException | None) -> str | None:
     while cause is not None:
         frames = traceback.extract_tb(cause.__traceback__)
         place = _place(frames[-1].filename) if frames else None
-        said = isinstance(cause, Exception) and bool(frames) and _raises(frames[-1])
-        if place is None or not said:
+        raised = bool(frames) and (frames[-1].line or "").startswith("raise ")
+        if place is None or not raised or not isinstance(cause, Exception):
             place = _setting_up(frames)
         if place is not None:
             what = " ".join(str(cause).split())[:600]
             return f"Lightning refuses this run ({place}): {what}"
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
-
-
-def _raises(frame: traceback.FrameSummary) -> bool:
-    return (frame.line or "").startswith("raise ")
 
 
 def _setting_up(frames: Sequence[traceback.FrameSummary]) -> str | None:

@@ -126,15 +126,11 @@ def _samples(trainer: Trainer) -> dict[str, int]:
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "samples"):
         return {}
-    verb = _verb(trainer)
+    verb = "" if trainer.state.fn is None else str(trainer.state.fn.value)
     if verb == "predict":
         return {"predict": len(data.samples("test"))}
     splits = {"fit": ("train", "val"), "validate": ("val",)}.get(verb, ("test",))
     return {split: len(data.samples(split)) for split in splits}
-
-
-def _verb(trainer: Trainer) -> str:
-    return "" if trainer.state.fn is None else str(trainer.state.fn.value)
 
 
 def _batch_words(facts: dict[str, Any]) -> str:

@@ -21,13 +21,8 @@ def part_of(whole: Path, rank: int) -> Path:
     return whole.with_suffix(f".{rank}{whole.suffix}")
 
 
-def begin_table(path: Path, header: Sequence[str]) -> None:
-    """Make a table of a header alone, in place of one that an earlier run has left."""
-    append_rows(path, [header], "w")
-
-
 def append_rows(path: Path, rows: Iterable[Sequence[Any]], mode: str = "a") -> None:
-    """Add rows to a table."""
+    """Add rows to a table; by mode ``w`` in place of one that an earlier run has left."""
     # a name of a file need not be text: what is none is escaped, as \\udcff, and costs no row
     with _opened(path, mode) as file:
         csv.writer(file).writerows(rows)

@@ -10,13 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tome_lightning.callbacks import as_finetune
-from tome_lightning.run.prediction_parts import (
-    append_rows,
-    begin_table,
-    check_shared,
-    merge_parts,
-    part_of,
-)
+from tome_lightning.run.prediction_parts import append_rows, check_shared, merge_parts, part_of
 from tome_lightning.trainer.agreement import of_all
 
 BEST = 5  # classes a row
@@ -48,7 +42,7 @@ class PredictionWriter(Callback):
             self.path = part_of(self.path, trainer.global_rank)
             check_shared(self.path, self.directory, trainer)
         self.directory.mkdir(parents=True, exist_ok=True)
-        begin_table(self.path, header)
+        append_rows(self.path, [header], "w")
 
     def on_predict_batch_end(
         self,

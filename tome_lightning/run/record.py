@@ -277,9 +277,8 @@ class RunRecord(Callback):
             "checkpoint": self._checkpoint(trainer),
         }
         if trainer.state.fn == "fit" and not summary["speed_by_r"]:
-            summary |= _speed_before(
-                self.directory
-            )  # a finished run was resumed: no step was taken
+            # a finished run was resumed: no step was taken
+            summary |= _speed_before(self.directory)
         if trainer.is_global_zero:
             write_text(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
             if bad:  # in the form that data.exclude takes
@@ -298,9 +297,8 @@ class RunRecord(Callback):
 
     def _suffix(self) -> str:
         suffix, number = "", 0
-        while os.path.lexists(
-            self.directory / f"config{suffix}.yaml"
-        ):  # resumed in the same directory
+        # resumed in the same directory
+        while os.path.lexists(self.directory / f"config{suffix}.yaml"):
             number += 1
             suffix = f".resume-{number}"
         return suffix

@@ -17,6 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 import datamodules
 from checkpoints.hints import Number, fits
 from datamodules.base import LabelledData
+from datamodules.shards.hub import is_hub
+from datamodules.shards.layout import splits
 from tome_lightning.callbacks import ToMeCallback
 from tome_lightning.finetune import FineTune
 from tome_lightning.lazy import public_path
@@ -131,8 +133,13 @@ def trusted_data(given: Mapping[str, Any] | None, made: bool = True) -> Taken:
     if part is None:
         return Taken({}, [f"data={given['class_path']}"], {})
     root = part["init_args"].get("root")
+    if made and root is not None and is_hub(root):
+        raise Untrusted(
+            f"its data would be fetched from {root}, and what is fetched is not a checkpoint's to say: "
+            f"give --data.root {root}"
+        )
     writes = made and ours[given["class_path"].rpartition(".")[2]].makes_files
-    if writes and root is not None and not Path(root, "train").is_dir():
+    if writes and root is not None and not (Path(root, "train").is_dir() or splits(Path(root))):
         raise Untrusted(
             f"its data would be written to {root}, and where files are written is not a checkpoint's to "
             "say: give --data.root DIR"

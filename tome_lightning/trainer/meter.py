@@ -62,7 +62,8 @@ class StepMeter:
 
     def read(self) -> dict[Any, RecordedSteps]:
         """All figures known by now, without waiting for steps still under way."""
-        while self._pending and self._passed(self._pending[0][-1]):
+        cuda = self.device.type == "cuda"
+        while self._pending and (not cuda or self._pending[0][-1].query()):
             label, samples, previous, started, stopped = self._pending.popleft()
             row = self.recorded.setdefault(label, RecordedSteps())
             step = self._between(started, stopped)
@@ -99,9 +100,6 @@ class StepMeter:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
-
-    def _passed(self, mark: Any) -> bool:
-        return bool(mark.query()) if self.device.type == "cuda" else True
 
     def _between(self, start: Any, stop: Any) -> float:
         if self.device.type == "cuda":

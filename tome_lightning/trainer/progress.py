@@ -22,11 +22,8 @@ from lightning.pytorch import Trainer
 from tome_lightning.trainer.lightning_internals import validates_by_clock, wants_validation
 from tome_lightning.trainer.pace import Pace, accumulation, steps_in
 
-PATHS = (
-    "best_model_path",
-    "kth_best_model_path",
-    "last_model_path",
-)  # of a ModelCheckpoint's state
+# Of a ModelCheckpoint's state.
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 PACE = {"scheduled", "first_batches", "first_accumulate"}  # later than the other fields
 
 

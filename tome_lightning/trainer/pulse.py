@@ -13,9 +13,8 @@ import threading
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 BEAT = 5.0  # seconds between two signs
-SILENCE = (
-    120.0  # seconds; longer than a server of files takes to be replaced, which may freeze its users
-)
+# Seconds; longer than a server of files takes to be replaced, which may freeze its users.
+SILENCE = 120.0
 OVER = b"over"
 
 
@@ -32,9 +31,8 @@ class Pulse:
         self._beats = 0
         self._over = False
         self._one = threading.Lock()  # no sign comes after the last word
-        self._seen: dict[
-            int, tuple[bytes, int]
-        ] = {}  # last sign, and how often it was the last one
+        # Last sign, and how often it was the last one.
+        self._seen: dict[int, tuple[bytes, int]] = {}
 
     def beat(self) -> int | None:
         """Give a sign, every `BEAT` seconds; returns a neighbour that gives none any more.

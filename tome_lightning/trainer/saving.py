@@ -161,9 +161,8 @@ class SaveLast(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         saved = not self.saves or trainer.global_step == self._saved_step
         if saved and not _last_epoch(trainer):
-            self._stop_if_asked(
-                trainer
-            )  # before others save what the validation, taken again, brings
+            # before others save what the validation, taken again, brings
+            self._stop_if_asked(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Save after all other callbacks have seen the epoch's end, so that the file has their states."""

@@ -25,7 +25,9 @@ def check_strategy(strategy: Any) -> None:
     """
     path = strategy
     if not isinstance(strategy, str):
-        path = getattr(strategy, "class_path", None) or _path_of(type(strategy))
+        kind = type(strategy)
+        own = f"{kind.__module__}.{kind.__qualname__}"
+        path = getattr(strategy, "class_path", None) or own
     module, _, name = path.rpartition(".")
     ours = not module or module.startswith("lightning.")
     if ours and (name.startswith("fsdp") or name in [kind.__name__ for kind in SHARDED]):
@@ -52,7 +54,3 @@ def spare_ddp(strategy: Any, module: nn.Module) -> None:
     options.setdefault("gradient_as_bucket_view", True)
     if not has_batch_norm(module):
         options.setdefault("broadcast_buffers", False)
-
-
-def _path_of(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -119,9 +119,8 @@ class Watch:
         self.ask, self.noted = ask, noted
         self.notice: Notice | None = None
         self.leaving: Notice | None = None  # of this process
-        self.trouble: Callable[[], None] | None = (
-            None  # tells what its main thread has not told yet
-        )
+        # Tells what its main thread has not told yet.
+        self.trouble: Callable[[], None] | None = None
         self._over = threading.Event()
         self._lost = self._looks = 0
         self._pulse = None if store is None else Pulse(rank, store)
@@ -206,9 +205,7 @@ class Watch:
         if first_of_machine():
             complain(because(self.rank, notice))
         begun_by_first = self.parent and "RANK" not in os.environ
-        if (
-            begun_by_first
-        ):  # which may be the one that leaves, and is killed as soon as this one fails
+        if begun_by_first:  # it may be the one that leaves, and is killed as soon as this one fails
             wait_for_parent(self.parent, OWN_GRACE)
         exit_now(0 if notice.signum and begun_by_first else notice.code)
 

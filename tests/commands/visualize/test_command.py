@@ -16,6 +16,8 @@ from tome_lightning.inputs import Clip, Spectrogram
 from tome_lightning.inputs import Image as ImageInput
 from tome_lightning.tasks import MultiLabel, SingleLabel
 
+from ...datamodules.shards.shard_files import in_tar, write_tar
+
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 
@@ -100,6 +102,55 @@ def test_colours_may_be_chosen(
         pages.append(np.asarray(Image.open(out)))
     assert pages[0].shape == pages[1].shape
     assert (pages[0] != pages[1]).any()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_member_of_a_tar_file_is_drawn_as_the_file(
+    kind: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    name = CASES[kind][1]
+    listed = in_tar(Path(shutil.copy(place / name, tmp_path)))  # as a table of predictions has it
+    typed = listed.partition("@")[0]
+    pages = []
+    for file in (str(place / name), listed, typed):
+        out = tmp_path / f"{len(pages)}.png"
+        words = ["--ckpt", str(place / f"{kind}.ckpt"), "--input", file, "--out", str(out)]
+        assert main(words) == 0
+        assert f"  {file}, r " in capsys.readouterr().out
+        pages.append(np.asarray(Image.open(out)))  # with the name of the file as its title
+    assert np.array_equal(pages[0], pages[1])
+    assert np.array_equal(pages[0], pages[2])
+
+
+def test_what_a_tar_file_does_not_hold_is_told(place: Path, tmp_path: Path, capsys: Any):
+    still = (place / "a.png").read_bytes()
+    shard = write_tar(tmp_path / "a.tar", [("./b/c.png", still), ("d.png", b"<html>")])
+    write_tar(tmp_path / "empty.tar", [])
+    (tmp_path / "text.tar").write_text("404")
+    rest = ["--out", str(tmp_path / "out.png"), "--r", "1", "--input"]
+    run = ["--ckpt", str(place / "image.ckpt"), *rest]
+    for name in ("b/c.png", "./b/c.png"):
+        assert main([*run, f"{shard}::{name}", "--force"]) == 0
+    mistakes = {
+        f"{shard}::c.png": "a.tar holds no c.png; its first is ./b/c.png",
+        f"{shard}::b/c.png@7+9": "is not where its shard had it",
+        f"{shard}::d.png": "cannot identify image file 'd.png'",
+        f"{tmp_path}/empty.tar::c.png": "it is empty",
+        f"{tmp_path}/text.tar::c.png": "text.tar cannot be read as a tar file",
+        f"{tmp_path}/gone.tar::c.png": "No such file or directory",
+        f"{tmp_path}/gone.tar::c.png@512+9": "gone.tar is no file",
+        f"{tmp_path}/a.parquet::image/c.png": "named with its place",
+        f"{tmp_path}/a::c.png": "a::c.png is no file",
+    }
+    for file, words in mistakes.items():
+        capsys.readouterr()
+        assert main([*run, file, "--force"]) == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert words in told[-1]
+        assert told[-1].startswith("error: ")
+    clip = ["--ckpt", str(place / "clip.ckpt"), *rest]
+    assert main([*clip, f"{shard}::b/c.png", "--force"]) == 2
+    assert "one still picture" in capsys.readouterr().err
 
 
 def test_that_nothing_merged_is_told(place: Path, tmp_path: Path, capsys: Any):

@@ -1,6 +1,7 @@
 """Tables written by `datasets`, as they lie on the Hub; imported when a test wants one."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,29 @@ def arrow(dataset: Any, folder: Path, batch: int = 4) -> Path:
         patch.setattr(datasets.config, "DEFAULT_MAX_BATCH_SIZE", batch)
         dataset.save_to_disk(folder)
     return folder / "data-00000-of-00001.arrow"
+
+
+def rows_of_module(data: Any, out: Path, group: int) -> None:
+    """Write the train and val files of a data module, in the order of its lists, as Parquet."""
+    datasets = pytest.importorskip("datasets")
+    pyarrow, parquet_file = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    data.setup("fit")
+    out.mkdir(parents=True)
+    if data.multi_label:
+        ids = list(data.class_ids)
+        label, kind = "labels", datasets.Sequence(datasets.Value("string"))
+        shutil.copy(Path(data.folder, "class_labels_indices.csv"), out)
+    else:
+        label, kind = "label", datasets.ClassLabel(names=data.class_names)
+    features = datasets.Features({"file": getattr(datasets, data.feature)(), label: kind})
+    for split in ("train", "val"):
+        files = data.files(split)
+        paths = [Path(data.folder, files.path(row)) for row in range(len(files))]
+        cells = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+        found = [files.label(row) for row in range(len(files))]
+        labels = [[ids[at] for at in row] for row in found] if data.multi_label else found
+        # by the schema alone: `datasets` itself encodes sounds with a package of their own
+        rows = {"file": cells, label: labels}
+        table = pyarrow.Table.from_pydict(rows, schema=features.arrow_schema)
+        name = out / f"{split}-00000-of-00001.parquet"
+        parquet_file.write_table(table, name, row_group_size=group)

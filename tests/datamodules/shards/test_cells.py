@@ -23,6 +23,7 @@ from datamodules.shards.tables import table_rows
 from .hf_tables import IMAGES, SOUNDS, arrow, parquet, pictures, png
 
 pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 WRITERS = {"parquet": lambda data, at: parquet(data, at / "train.parquet"), "arrow": arrow}
 
 
@@ -168,7 +169,7 @@ def test_any_kind_of_bytes_in_parquet(tmp_path: Path, binary: str):
     shard = tmp_path / "a.parquet"
     column = pa.array([b"x" * 40, None], getattr(pa, binary)())
     struct = pa.StructArray.from_arrays([column, pa.array(["d/x.wav", None])], ["bytes", "path"])
-    pa.parquet.write_table(pa.table({"plain": column, "an audio/file": struct}), shard)
+    pq.write_table(pa.table({"plain": column, "an audio/file": struct}), shard)
     wanted = SOUNDS._replace(content="an audio/file")
     (path, _), (empty, _) = table_rows(shard, str(shard), wanted)
     assert path == f"{shard}::an%20audio%2Ffile/x.wav@0+0"
@@ -239,7 +240,7 @@ def test_no_type_of_a_file_is_loaded(tmp_path: Path, kind: str):
     table = pa.table([[b"content"]], schema=schema)
     shard = tmp_path / f"a.{kind}"
     if kind == "parquet":
-        pa.parquet.write_table(table, shard)
+        pq.write_table(table, shard)
     else:
         with pa.ipc.new_stream(str(shard), schema) as writer:
             writer.write_table(table)

@@ -4,9 +4,12 @@ import os
 import random
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +20,14 @@ from PIL import Image
 from datamodules.filelist import VIDEO_EXTENSIONS
 from datamodules.images.check import ImageCheck
 from datamodules.images.reading import read_image
-from datamodules.shards.member import MemberError, file_of, member
+from datamodules.shards.member import MemberError, cell, file_of, member
 from datamodules.sounds.check import AudioCheck
 from datamodules.sounds.features import FrontEnd
 from datamodules.sounds.reading import AudioReader, probe, read_waveform
 from datamodules.videos.check import VideoCheck
 from datamodules.videos.clip_reader import Decoding, EvalClipReader, TrainClipReader
 from datamodules.videos.clips import SAMPLINGS
-from datamodules.videos.decoding import open_video
+from datamodules.videos.decoding import TorchCodecVideo, open_video
 
 from ..images import test_check as pictures
 from ..sound_files import RATE, cut, encode, streamed_wav, sweep, write
@@ -179,6 +182,29 @@ def test_clips_are_the_same_in_training_and_evaluation(decoder: str, tmp_path: P
         assert torch.equal(reader(copy), expected)
 
 
+def test_torchcodec_is_given_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(shutil.copy(clip("b-frames")[0], tmp_path))
+
+    class VideoDecoder:
+        """Stands in for torchcodec's, whatever of it is installed."""
+
+        def __init__(self, source: bytes, **_: object) -> None:
+            assert source == path.read_bytes()
+            self.frames = read_frames(str(path))
+
+        def __len__(self) -> int:
+            return len(self.frames)
+
+        def get_frames_at(self, wanted: list[int]) -> Any:
+            return SimpleNamespace(data=self.frames[wanted])
+
+    decoders = SimpleNamespace(VideoDecoder=VideoDecoder)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    with open_video(in_tar(path), "torchcodec") as video:
+        assert isinstance(video, TorchCodecVideo)
+        assert torch.equal(video.frames([5, 2]), read_frames(str(path))[[5, 2]])
+
+
 # ---- sounds ------------------------------------------------------------------------------------
 
 
@@ -275,6 +301,37 @@ def test_what_has_become_of_the_shard_is_told(kind: str, tmp_path: Path) -> None
         with pytest.raises(FileNotFoundError, match=shard.name):
             of(copy)
         shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_of_a_table_is_read_as_the_file(kind: str, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    name, make, reads = KINDS[kind]
+    make(tmp_path / name)
+    rows = [
+        {"bytes": b"another", "path": "b"},
+        {"bytes": (tmp_path / name).read_bytes(), "path": name},
+    ]
+    shard = str(tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"file": rows}), shard)
+    for called in (name, ""):  # whose name is not told is called by its place
+        for of in reads:
+            expected, found = (
+                of(path) for path in (str(tmp_path / name), cell(shard, "file", called, 0, 1).path)
+            )
+            same = torch.equal(found, expected) if torch.is_tensor(found) else found == expected
+            assert same
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_threads_read_one_member(kind: str, tmp_path: Path) -> None:
+    name, make, (of, *_) = KINDS[kind]
+    make(tmp_path / name)
+    expected = np.asarray(of(str(tmp_path / name)))
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(of, [in_tar(tmp_path / name)] * 16):
+            assert np.array_equal(np.asarray(found), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.utilities import rank_zero
 
 from datamodules.errors import DataError
 from datamodules.shards import layout
@@ -41,7 +40,6 @@ NAMES = {"train": "train", "val": "validation", "test": "test"}
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(layout, "rank_zero_info", lines.append)
-    assert rank_zero.rank_zero_only.rank == 0
     return lines
 
 
@@ -85,6 +83,7 @@ def of_datasets(folder: Path) -> dict[str, list[str]]:
         ["data/training/a.tar", "data/training/b.tar", "data/evaluation/a.tar"],
         ["my train.tar", "my dev.tar"],
         ["train/eval-0.tar", "dev/train-0.tar"],
+        ["data/train-00000-of-00001-b42cd2e0a3b1c9d8.parquet"],
         ["00000.tar", "00001.tar"],
         ["latest-00.tar", "trainer.tar", "testify_0.tar"],
     ],
@@ -98,6 +97,16 @@ def test_shards_of_no_split_are_told(tmp_path: Path, told: list[str]):
     tree(tmp_path, "train-0.tar", "extra-0.tar", "extra-1.tar")
     assert found_in(tmp_path) == {"train": ["train-0.tar"]}
     assert told == [f"{tmp_path}: left out 2 shards of no split (extra-0.tar, extra-1.tar)"]
+
+
+def test_missing_shards_of_a_series_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lines: list[str] = []
+    monkeypatch.setattr(layout, "rank_zero_warn", lines.append)
+    names = [f"data/train-{n:05}-of-00004.parquet" for n in (0, 1, 3)]
+    tree(tmp_path, *names, "data/val-00000-of-00001-0a1b2c.parquet", "test-0.tar")
+    assert found_in(tmp_path)["train"] == names
+    (line,) = lines
+    assert line.startswith(f"{tmp_path}: only 3 of the 4 shards data/train-*-of-00004.parquet are")
 
 
 def test_words_count_whole():
@@ -169,6 +178,13 @@ def test_a_readme_without_configurations(tmp_path: Path, readme: str):
     assert found_in(tmp_path) == {"train": ["train-0.tar"]}
     with pytest.raises(DataError, match="no configuration 'x'; it has none: leave"):
         splits(tmp_path, "x")
+
+
+def test_a_readme_that_is_no_yaml_is_told_and_passed_over(tmp_path: Path):
+    tree(tmp_path, "train-0.tar", readme="---\na: [\n---\n")
+    with pytest.warns(UserWarning, match=r"README\.md: its YAML is not used") as told:
+        assert found_in(tmp_path) == {"train": ["train-0.tar"]}
+    assert "\n" not in str(told[0].message)
 
 
 def test_a_folder_may_be_a_configuration(tmp_path: Path):

@@ -9,11 +9,12 @@ from datamodules.errors import DataError
 from datamodules.shards.member import member, own_name
 from datamodules.shards.row import Row, Wanted
 from datamodules.shards.table_file import ParquetTable
-from datamodules.shards.tables import class_names, label_titles, table_rows
+from datamodules.shards.tables import class_names, decoded_at_once, label_titles, table_rows
 
-from .hf_tables import CLASSES, IMAGES, SOUNDS, VIDEOS, arrow, parquet, pictures
+from .hf_tables import CLASSES, IMAGES, SOUNDS, VIDEOS, arrow, parquet, pictures, png
 
 pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 
 def rows_of(shard: Path, wanted: Wanted = IMAGES) -> list[Row]:
@@ -21,7 +22,7 @@ def rows_of(shard: Path, wanted: Wanted = IMAGES) -> list[Row]:
 
 
 def written(path: Path, **columns: Any) -> Path:
-    pa.parquet.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), path)
     return path
 
 
@@ -63,6 +64,15 @@ def test_the_files_themselves_are_not_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ParquetTable, "read", noted)
     assert len(rows_of(parquet(pictures(10), tmp_path / "a.parquet"))) == 10
     assert seen == {("image", "path"), ("label", None)}
+
+
+def test_what_one_file_costs_to_read(tmp_path: Path):
+    data = pictures(10, size=32)
+    cells = [len(png(number, 32)) + 4 for number in range(10)]  # and its length, four bytes
+    groups = [sum(cells[at : at + 4]) for at in (0, 4, 8)]
+    size = decoded_at_once(parquet(data, tmp_path / "a.parquet"), IMAGES)
+    assert max(groups) <= size < max(groups) + 200  # headers of pages
+    assert decoded_at_once(arrow(data, tmp_path), IMAGES) == 0
 
 
 def test_audioset_of_the_hub(tmp_path: Path):
@@ -123,7 +133,7 @@ def test_lists_of_classes_as_older_versions_note_them(tmp_path: Path, feature: A
     note = {"info": {"features": {"image": {"_type": "Image"}, "tags": feature}}}
     table = pa.table({"image": files("a"), "tags": [[1, 0]]})
     table = table.replace_schema_metadata({"huggingface": json.dumps(note)})
-    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a.parquet")
     assert rows_of(tmp_path / "a.parquet")[0].labels == ("y", "x")
 
 
@@ -201,6 +211,13 @@ def test_columns_that_are_not_there_are_told(
     assert str(shard) in str(refusal.value)
 
 
+def test_two_columns_of_one_name_are_told(tmp_path: Path):
+    table = pa.table([[b"a"], [b"b"]], names=["image", "image"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="has several columns called 'image'"):
+        rows_of(tmp_path / "a.parquet")
+
+
 def test_sounds_are_not_taken_for_images(tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     shard = featured(tmp_path / "a.parquet", {"audio": datasets.Audio()}, audio=files("a"))
@@ -223,7 +240,7 @@ def test_a_class_without_a_name_is_told(tmp_path: Path):
     shard = arrow(pictures(4), tmp_path)
     table = pa.ipc.open_stream(shard.read_bytes()).read_all()
     table = table.set_column(1, table.schema.field("label"), pa.array([0, 1, 2, 3]))
-    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="holds the class 3, but its features name 3 classes"):
         rows_of(tmp_path / "a.parquet")
 

@@ -129,6 +129,15 @@ def test_channels_are_averaged(tmp_path: Path):
     assert not read_waveform(write(tmp_path / "two.wav", opposite, subtype="FLOAT")).any()
 
 
+@pytest.mark.parametrize("name", ["clip.aiff", "clip.wav"])
+@pytest.mark.parametrize("channels", [6, 8, 16])
+def test_channels_are_averaged_however_many(channels: int, name: str, tmp_path: Path):
+    waves = np.random.RandomState(channels).uniform(-0.9, 0.9, (2000, channels)).astype(np.float32)
+    read = read_waveform(write(tmp_path / name, waves))
+    # each rounded to 16 bits, which halves are of the step 2^-15
+    assert np.abs(read.numpy() - waves.mean(axis=1)).max() <= 2.0**-15
+
+
 def test_peaks_beyond_one_are_clipped(tmp_path: Path):
     loud = tone(440, 0.2, peak=1.7)
     read = read_waveform(write(tmp_path / "clip.wav", loud, subtype="FLOAT"))

@@ -20,9 +20,8 @@ MODES = ("forward", "train")
 DTYPES = ("float32", "bfloat16", "float16")
 BATCH = {"cuda": 64, "cpu": 8}  # where neither the user nor a recipe says; the least on a GPU
 MOST = 1024  # on a GPU
-BUSY = (
-    0.7  # share of a step's time within which the host has to launch it: well below `LAUNCH_BOUND`
-)
+# Share of a step's time within which the host has to launch it: well below `LAUNCH_BOUND`.
+BUSY = 0.7
 
 
 def benchmark(

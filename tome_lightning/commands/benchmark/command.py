@@ -22,17 +22,7 @@ PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mix
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `benchmark`.
-
-    Returns:
-        The exit code: 0, or 1 where a variant could not be measured.
-
-    Raises:
-        ValueError: For a user's mistake.
-    """
+    """Run the verb; returns 0, or 1 where a variant could not be measured."""
     given, others = _parser().parse_own(argv)
     _check(given, others)
     if given.loader:

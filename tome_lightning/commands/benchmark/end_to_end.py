@@ -51,7 +51,8 @@ def measure(argv: list[str], steps: int = 20) -> EndToEnd:
         _say("the run itself")
         warm = max(3, loading.workers * loading.prefetch)
         accumulated = int(real.trainer.accumulate_grad_batches)
-        batches = _multiple(steps * accumulated, loading.workers)
+        at_once = max(1, loading.workers)
+        batches = -(-steps * accumulated // at_once) * at_once
         run = RealRun(warm, batches, loading.batch)
         _run(real, run)
         accumulated = int(real.trainer.accumulate_grad_batches)  # as setup() left it
@@ -158,7 +159,3 @@ def _together(
 
 def _say(what: str) -> None:
     say(f"measuring {what} ...", sys.stderr)
-
-
-def _multiple(number: int, of: int) -> int:
-    return number if of == 0 else -(-number // of) * of

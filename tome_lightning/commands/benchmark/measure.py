@@ -91,7 +91,8 @@ def launch_times(
         step = stepper.step(most)
         step()
         step()  # the optimizer's state is made at the end of the first
-        times = stepper.host_ms(step) or 0.0, _device_ms(step, device), time_unit(step, 1, device)
+        device_ms = profile_step(step, device).device_ms if device.type == "cuda" else None
+        times = stepper.host_ms(step) or 0.0, device_ms, time_unit(step, 1, device)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         _why_failed(error)
         torch.cuda.empty_cache()
@@ -99,10 +100,6 @@ def launch_times(
     finally:
         vit.zero_grad(set_to_none=True)
     return times
-
-
-def _device_ms(step: Callable[[], None], device: torch.device) -> float | None:
-    return profile_step(step, device).device_ms if device.type == "cuda" else None
 
 
 class _Stepper:
@@ -184,12 +181,6 @@ class _Stepper:
             kept += [v for state in states for v in state.values() if isinstance(v, Tensor)]
         return _bytes(kept)
 
-    def gradient_bytes(self) -> int:
-        return _bytes(p.grad for p in self.vit.parameters() if p.grad is not None)
-
-    def batch_bytes(self) -> int:
-        return _bytes((self.x, self.y))
-
 
 def _on_chosen_kernels(vit: nn.Module) -> Callable[[Tensor], Tensor]:
     """The dense model on the attention kernels that the merging one runs on."""
@@ -256,13 +247,15 @@ def _warmed_up(row: Row, step: Callable[[], None], stepper: _Stepper) -> Row:
 
 
 def _with_memory(row: Row, profiled: StepProfile, stepper: _Stepper) -> Row:
-    held = profiled.peak_bytes + stepper.batch_bytes()  # beyond weights and optimizer state
+    # beyond weights and optimizer state
+    held = profiled.peak_bytes + _bytes((stepper.x, stepper.y))
+    gradients = _bytes(p.grad for p in stepper.vit.parameters() if p.grad is not None)
     device_ms, steps = profiled.device_ms, stepper.cycle_steps
     return replace(
         row,
         device_ms=None if device_ms is None else device_ms / steps,
         peak_mem_mib=(stepper.kept_bytes() + held) / 2**20,
-        activation_mem_mib=(held - stepper.gradient_bytes()) / 2**20,
+        activation_mem_mib=(held - gradients) / 2**20,
         attention=profiled.attention,
         kernel=profiled.kernel,
     )

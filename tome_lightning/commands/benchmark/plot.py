@@ -26,11 +26,9 @@ def plot(rows: Sequence[Row], limit: Sequence[tuple[float, float]], path: Path) 
         limit: MAC ratio against r, from ``mac_limit``.
         path: The file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shown = [row for row in rows if row.variant != "dense" and row.speedup is not None]
     _draw_limits(axes, shown, limit)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 from tome_lightning.commands.benchmark.rows import Row
-from tome_lightning.commands.r_words import r_text
+from tome_lightning.commands.r_words import r_label
 from tome_lightning.screen import columns
 
 FEW_TOKENS = 300
@@ -62,7 +63,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
             lines.append(_verdict(row))
         lines += _mac_trouble(row)
     lines += _launch_bound(rows)
-    lines += _noise(rows)
+    lines += noise(rows)
     return lines
 
 
@@ -98,7 +99,8 @@ def _launch_bound(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _noise(rows: Sequence[Row]) -> list[str]:
+def noise(rows: Sequence[Any]) -> list[str]:
+    """Whether timed rounds (``ms`` with ``ms_min`` and ``ms_max``) differ so much that it is said."""
     spreads = [
         (row.ms_max - row.ms_min) / row.ms for row in rows if row.ms and row.ms_max and row.ms_min
     ]
@@ -119,9 +121,7 @@ def _mac_trouble(row: Row) -> list[str]:
 
 def row_name(row: Row) -> str:
     """dense, or what is merged: r=16, r=16:-1, keep=0.9."""
-    if row.variant == "dense":
-        return "dense"
-    return r_text(row.r) if isinstance(row.r, Mapping) and "keep" in row.r else f"r={r_text(row.r)}"
+    return "dense" if row.variant == "dense" else r_label(row.r)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

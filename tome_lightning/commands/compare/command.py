@@ -9,14 +9,7 @@ from tome_lightning.screen import say
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `compare`.
-
-    Raises:
-        UsageError: For a user's mistake.
-    """
+    """Run the verb."""
     from tome_lightning.commands.compare.runs import compare, format_comparison
 
     parser = VerbParser(

@@ -10,17 +10,7 @@ PROG = "python -m tome_lightning doctor"
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `doctor`.
-
-    Returns:
-        The exit code: 0; 1 if something is broken that a run needs (with a recipe: that it needs).
-
-    Raises:
-        UsageError, recipes.RecipeError: For a user's mistake.
-    """
+    """Run the verb; returns 1 if something is broken that a run (with a recipe: its run) needs."""
     parser = VerbParser(
         prog=PROG,
         description="Check this machine: versions, devices, attention kernels, decoders, folders; with "

@@ -17,13 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from checkpoints.errors import first_line
-from tome_lightning.commands.doctor.findings import (
-    Finding,
-    broken,
-    ok,
-    survive,
-    warning,
-)
+from tome_lightning.commands.doctor.findings import Finding, broken, ok, survive, warning
 
 KERNELS = {
     "flash": "FLASH_ATTENTION",

@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING
 from tome_lightning.lazy import lazily
 
 if TYPE_CHECKING:
-    from tome_lightning.commands.export.check import (
-        Difference as Difference,
-    )
-    from tome_lightning.commands.export.check import (
-        ExportMismatchError as ExportMismatchError,
-    )
+    from tome_lightning.commands.export.check import Difference as Difference
+    from tome_lightning.commands.export.check import ExportMismatchError as ExportMismatchError
     from tome_lightning.commands.export.command import main as main
-    from tome_lightning.commands.export.export import (
-        Exported as Exported,
-    )
-    from tome_lightning.commands.export.export import (
-        export_model as export_model,
-    )
+    from tome_lightning.commands.export.export import Exported as Exported
+    from tome_lightning.commands.export.export import export_model as export_model
     from tome_lightning.tome.static import MergedForInference as MergedForInference
 
 __getattr__, __all__ = lazily(

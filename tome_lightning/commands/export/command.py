@@ -12,17 +12,7 @@ from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `export`.
-
-    Returns:
-        The exit code: 0, or 1 where the file did not compute what the model does and was not kept.
-
-    Raises:
-        ValueError: For a user's mistake.
-    """
+    """Run the verb; returns 1 where the file computed something else and was not kept."""
     given = _parser().parse_args(argv)
     if given.batch_size is not None and given.dynamic_batch:
         raise UsageError("--batch-size and --dynamic-batch exclude each other: a number, or any.")

@@ -10,14 +10,7 @@ from tome_lightning.trainer.signals import leaving_at_ctrl_c
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `inspect`.
-
-    Raises:
-        ValueError: For a user's mistake, among them a file that does not fit the recipe.
-    """
+    """Run the verb; a file that does not fit the recipe is a user's mistake."""
     parser = VerbParser(
         prog="python -m tome_lightning inspect",
         description="Say what a checkpoint is: family, kind, size, classes, r, epoch, licence. It is "

@@ -19,14 +19,7 @@ __all__ = ["main", "scan"]
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb; bad files are a result, not a failure.
-
-    Args:
-        argv: The command line after `scan`.
-
-    Raises:
-        ValueError: For a user's mistake.
-    """
+    """Run the verb; bad files are a result, not a failure."""
     given, words = _parser().parse_own(argv)
     arguments = read_arguments(words)
     data = _data(arguments.argv, given.out)

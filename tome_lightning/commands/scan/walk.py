@@ -178,7 +178,7 @@ class _Tally:
         file = file_of(outcome.path)
         if file not in self._shards:  # a shard counts once, whatever is in it
             self.bytes += outcome.size or 0
-        if file is not outcome.path:
+        if file != outcome.path:
             self._shards.add(file)
         if outcome.reason is None:
             self.facts.add(outcome.facts)

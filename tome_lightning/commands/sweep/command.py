@@ -22,17 +22,7 @@ INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `sweep`.
-
-    Returns:
-        The exit code: 0, or 130 after Ctrl-C, which leaves what was measured.
-
-    Raises:
-        ValueError: For a user's mistake.
-    """
+    """Run the verb; returns 130 after Ctrl-C, which leaves what was measured."""
     given, others = _parser().parse_own(argv)
     added = _check(given, others)
     output = _Output(given, added)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.bounds import read_json
-from tome_lightning.commands.r_words import r_text
+from tome_lightning.commands.r_words import r_label
 from tome_lightning.errors import UsageError
 from tome_lightning.tome import R
 
@@ -80,10 +80,7 @@ class SweepRow:
     @property
     def label(self) -> str:
         """dense, r=8, r=8:-1, keep=0.9."""
-        if self.dense:
-            return "dense"
-        text = r_text(self.r)
-        return text if text.startswith("keep") else f"r={text}"
+        return "dense" if self.dense else r_label(self.r)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

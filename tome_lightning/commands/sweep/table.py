@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from tome_lightning.commands.benchmark.report import NOISY
+from tome_lightning.commands.benchmark.report import noise
 from tome_lightning.commands.sweep.rows import SweepRow, series
 from tome_lightning.screen import columns
 
@@ -155,11 +155,5 @@ def _doubts(rows: Sequence[SweepRow], within: float) -> list[str]:
         lines.append(
             f"note: a {row.metric} of {row.samples:,} samples is moved by chance as well: measure on more"
         )
-    spreads = [
-        (row.ms_max - row.ms_min) / row.ms for row in rows if row.ms and row.ms_max and row.ms_min
-    ]
-    if max(spreads, default=0.0) > NOISY:
-        lines.append(
-            f"note: timed rounds differ by up to {max(spreads):.0%}: is the machine busy? Raise --rounds"
-        )
+    lines += [f"note: timed {words}" for words in noise(rows)]
     return [line for words in lines for line in textwrap.wrap(words, WIDTH, subsequent_indent="  ")]

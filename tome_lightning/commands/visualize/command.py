@@ -16,14 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    """Run the verb.
-
-    Args:
-        argv: The command line after `visualize`.
-
-    Raises:
-        ValueError: For a user's mistake.
-    """
+    """Run the verb."""
     given = _parser().parse_args(argv)
     check_output(given.out, given.force)
     with leaving_at_ctrl_c():

@@ -113,9 +113,8 @@ def sheet(rows: Sequence[Sequence[tuple[str, Pixels]]]) -> Image.Image:
     for i, row in enumerate(rows):
         for j, (caption, panel) in enumerate(row):
             x, y = MARGIN + j * (width + MARGIN), MARGIN + i * (height + MARGIN)
-            alone = not any(
-                text for text, _ in row[j + 1 :]
-            )  # then it may go on over its neighbours
+            # alone, it may go on over its neighbours
+            alone = not any(text for text, _ in row[j + 1 :])
             room = size[0] - x - MARGIN if alone else width
             draw.text((x, y), _fitting(caption, room, font), fill=INK, font=font)
             page.paste(Image.fromarray(panel), (x, y + CAPTION))

@@ -107,9 +107,8 @@ def example(
         mean: Of each channel, 0 to 1; of a spectrogram one, in natural logarithms.
         std: The same.
     """
-    name = name.encode(
-        errors="backslashreplace"
-    ).decode()  # a file's name need not be text, a caption is
+    # a file's name need not be text, a caption is
+    name = name.encode(errors="backslashreplace").decode()
     x = x.detach().float().cpu()
     if isinstance(input, Spectrogram):
         cells = (x[0] * (2 * std[0]) + mean[0]).numpy()
