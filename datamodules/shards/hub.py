@@ -22,7 +22,8 @@ from datamodules.shards.split_names import named
 
 PREFIX = "hf://datasets/"
 SPLITS = ("train", "val", "test")
-NOTES = (README, "dataset_info.json", layout.DICT, layout.STATE, "classes.txt")
+LABELS = "class_labels_indices.csv"  # what label ids mean, as `pack` writes it beside tar files
+NOTES = (README, "dataset_info.json", layout.DICT, layout.STATE, "classes.txt", LABELS)
 CONVERTED = "refs/convert/parquet"  # the Hub's own branch: CONFIG/SPLIT/0000.parquet
 PARTIAL = "partial-"  # how a split of that branch begins of which the Hub converted the first 5 GB
 _NAME = re.compile(
