@@ -172,12 +172,15 @@ def _of_run(path: Path) -> LoadedModel:
             f"{path} cannot be loaded: its weights do not fit the model that it describes ({reason})."
         ) from error
     mean, std = _scale(data, module.input)
-    averaged = ", averaged over training" if "averaging_state" in saved else ""
+    given, averaged = saved["hyper_parameters"], "averaging_state" in saved
+    family = str(ours.get("family"))
     return LoadedModel(
         name=str(path), model=module.model, input=module.input, mean=mean, std=std,
-        weights=f"{path}, epoch {saved.get('epoch')}{averaged}", task=module.task,
-        class_names=module.class_names, data=dict(data.get("init_args") or {}),
-        recipe=recipe_name(ours),
+        weights=f"{path}, epoch {saved.get('epoch')}{', averaged over training' * averaged}",
+        task=module.task, class_names=module.class_names, data=dict(data.get("init_args") or {}),
+        recipe=recipe_name(ours), family=family if family in checkpoints.PROP_ATTN else "timm",
+        averaged=averaged, source=given.get("checkpoint"), of_run=True,
+        vit_arguments=dict(given.get("vit") or {}),
     )  # fmt: skip
 
 
@@ -210,19 +213,19 @@ def _of_recipe(
             f"The recipe {recipe} starts from random weights. Give --ckpt FILE, or --random-weights."
         )
     built = from_recipe(["--recipe", recipe, *words])
-    origin, no_head = "random weights", False
+    known: dict[str, Any] = {}
     if weights is not None and not random_weights:
         inflate = bool(section.get("inflate"))
         which = which or section.get("weights")
         report = checkpoints.load(built.vit, weights, inflate=inflate, weights=which)
-        origin = report.brief
         no_head = any(name.startswith("head") for name in report.new)
-        origin += ", with a new head of random weights" if no_head else ""
+        said = report.brief + ", with a new head of random weights" * no_head
+        known = {"weights": said, "no_head": no_head, **_origin(report, weights)}
     data = content.get("data") or {}
     mean, std = _scale(data, built.input)
     return replace(
-        built, name=recipe, mean=mean, std=std, weights=origin, data=dict(data.get("init_args") or {}),
-        recipe=Path(recipe).stem, no_head=no_head,
+        built, name=recipe, mean=mean, std=std, data=dict(data.get("init_args") or {}),
+        recipe=Path(recipe).stem, vit_arguments=dict(section.get("vit") or {}), **known,
     )  # fmt: skip
 
 
@@ -246,10 +249,10 @@ def _of_timm(
     pool = {} if kind is None or kind.pooling is None else {"global_pool": kind.pooling}
     classes = (kind.num_classes if kind is not None else None) or 0
     net = patch(read.build(num_classes=classes, **pool))
-    origin = "random weights"
+    loading: dict[str, Any] = {}
     if weights is not None:
         report = checkpoints.load(net.vit, weights, weights=which)
-        origin = report.brief
+        loading = {"weights": report.brief, **_origin(report, weights)}
     net.prop_attn = checkpoints.PROP_ATTN[kind.family if kind is not None else "timm"]
     noted = exported(Path(ckpt)) if ckpt is not None else {}
     net.r = noted.get("r") or 0
@@ -260,9 +263,13 @@ def _of_timm(
         if pixels.mean and pixels.std and len(pixels.mean) == len(pixels.std) == len(mean):
             mean, std = pixels.mean, pixels.std
     return LoadedModel(
-        name=name, model=net, input=read, mean=mean, std=std, weights=origin,
-        class_names=noted.get("class_names"),
+        name=name, model=net, input=read, mean=mean, std=std, class_names=noted.get("class_names"),
+        **loading,
     )  # fmt: skip
+
+
+def _origin(report: checkpoints.LoadReport, source: str | Path) -> dict[str, Any]:
+    return {"family": report.family, "averaged": report.taken == "ema", "source": source}
 
 
 def _is_timm(plain: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 
+from checkpoints.licence import licence_of
 from tome_lightning.inputs import Input
 from tome_lightning.tasks import Task
 from tome_lightning.tome import ToMeViT, patch
@@ -32,6 +34,11 @@ class LoadedModel:
         no_head: Whether weights were loaded and had no head that fits, so that it is random.
         batch_size: Samples a step of the recipe (with repeats), on one device, as far as it is known.
         dtype: float32, bfloat16 or float16: the recipe's trainer.precision, as far as it is known.
+        family: As ``checkpoints`` calls it: decides prop_attn where the weights are loaded again.
+        averaged: Whether the weights are an average over training.
+        source: The file or name that they are from; of a run's checkpoint what the run started from.
+        of_run: Whether they are a run's.
+        vit_arguments: Of timm's VisionTransformer beyond those of the input.
     """
 
     name: str
@@ -47,6 +54,17 @@ class LoadedModel:
     no_head: bool = False
     batch_size: int | None = None
     dtype: str | None = None
+    family: str = "timm"
+    averaged: bool = False
+    source: str | Path | None = None
+    of_run: bool = False
+    vit_arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def licence(self) -> str | None:
+        """What is known of the weights' licence, in words; None where nothing is."""
+        inherited = f"follows that of {self.source}" if self.of_run and self.source else None
+        return licence_of(self.source) or inherited
 
     @property
     def vit(self) -> VisionTransformer:

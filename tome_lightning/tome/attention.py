@@ -43,7 +43,11 @@ def chosen_kernels(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def attend(
-    attn: Any, x: Tensor, size: Tensor | None, way: SizeWay | None = None
+    attn: Any,
+    x: Tensor,
+    size: Tensor | None,
+    way: SizeWay | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """timm's attention written out, since matching needs its keys and sizes may enter it.
 
@@ -53,6 +57,7 @@ def attend(
         size: Patches per token, ``[B, N, 1]``; ``None`` where all tokens count alike, which is
             bit for bit what timm computes, without a mask.
         way: How sizes enter; by default ``fastest_way``.
+        fused: Whether a kernel does it in one, of a mask; by default as timm's module says.
 
     Returns:
         ``[B, N, C]``, and the keys that queries were multiplied with, ``[B, H, N, head_dim]``.
@@ -65,7 +70,8 @@ def attend(
     if size is not None and (way or fastest_way(attn, x)) == "channels":
         out = _attend_by_channels(attn, q, k, v, size)
     else:
-        out = _attend_by_mask(attn, q, k, v, size_bias(size, x))
+        fused = attn.fused_attn if fused is None else fused
+        out = _attend_by_mask(attn, q, k, v, size_bias(size, x), fused)
     out = attn.norm(out.transpose(1, 2).reshape(batch, tokens, attn.attn_dim))
     if attn.gate is not None:
         out = out * attn.gate(x).sigmoid()
@@ -139,8 +145,10 @@ def _attend_by_channels(attn: Any, q: Tensor, k: Tensor, v: Tensor, size: Tensor
     return out[..., : attn.head_dim]
 
 
-def _attend_by_mask(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    if attn.fused_attn:
+def _attend_by_mask(
+    attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, fused: bool
+) -> Tensor:
+    if fused:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=_dropout(attn))
     scores = (q * attn.scale) @ k.transpose(-2, -1)
     weights = (scores if bias is None else scores + bias).softmax(dim=-1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tome_lightning.tome import ToMeViT
-from tome_lightning.tome.attention import size_bias
+from tome_lightning.tome.attention import attend
 
 Fold = Callable[[Tensor], Tensor]
 
@@ -53,7 +53,9 @@ class MergedForInference(nn.Module):
         self, block: Any, x: Tensor, size: Tensor | None, r: int
     ) -> tuple[Tensor, Tensor | None]:
         """``[B, N, C]`` and sizes ``[B, N, 1]`` to those of N - r tokens."""
-        attended, keys = attention(block.attn, block.norm1(x), size if self.prop_attn else None)
+        weights = size if self.prop_attn else None
+        # kernels that fuse attention are traced in one way and run in another
+        attended, keys = attend(block.attn, block.norm1(x), weights, "mask", fused=False)
         x = x + block.ls1(attended)
         if r:
             fold = matched(keys.mean(dim=1), r, self.model.num_prefix, self.scatter)
@@ -61,30 +63,6 @@ class MergedForInference(nn.Module):
             total, size = fold(torch.cat([x * size, size], dim=-1)).split([x.shape[-1], 1], dim=-1)
             x = total / size
         return x + block.ls2(block.mlp(block.norm2(x))), size
-
-
-def attention(attn: Any, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
-    """timm's attention written out: kernels that fuse it are traced in one way and run in another.
-
-    Args:
-        attn: timm Attention with H heads.
-        x: ``[B, N, C]``.
-        size: Patches per token, ``[B, N, 1]``; ``None`` where all count alike.
-
-    Returns:
-        ``[B, N, C]``, and the keys, ``[B, H, N, head_dim]``.
-    """
-    batch, tokens, _ = x.shape
-    qkv = attn.qkv(x).reshape(batch, tokens, 3, attn.num_heads, attn.head_dim)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = attn.q_norm(q), attn.k_norm(k)
-    scores = (q * attn.scale) @ k.transpose(-2, -1)
-    bias = size_bias(size, x)
-    weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-    out = attn.norm((weights @ v).transpose(1, 2).reshape(batch, tokens, attn.attn_dim))
-    if attn.gate is not None:
-        out = out * attn.gate(x).sigmoid()
-    return attn.proj(out), k
 
 
 def matched(metric: Tensor, r: int, num_prefix: int, scatter: bool = True) -> Fold:

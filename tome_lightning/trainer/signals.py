@@ -47,6 +47,19 @@ def stop_asked(callbacks: Iterable[object]) -> int:
 
 
 @contextlib.contextmanager
+def handled(signum: int, handler: Any) -> Iterator[None]:
+    """Have a signal handled so for a while; not in other threads than the main one, which cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signum, usual)
+
+
+@contextlib.contextmanager
 def leaving_at_ctrl_c() -> Iterator[None]:
     """Have Ctrl-C end the process at once while libraries are imported, some of which swallow it."""
 
@@ -55,15 +68,9 @@ def leaving_at_ctrl_c() -> Iterator[None]:
         os._exit(130)
 
     usual = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or usual is not signal.default_int_handler:
+    ours = usual is signal.default_int_handler
+    with handled(signal.SIGINT, leave) if ours else contextlib.nullcontext():
         yield
-        return
-    signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 class StopSignals:

@@ -19,11 +19,7 @@ from packaging.version import Version
 from checkpoints.errors import first_line
 from tome_lightning.commands.doctor.findings import Finding, broken, ok, survive, warning
 
-KERNELS = {
-    "flash": "FLASH_ATTENTION",
-    "efficient": "EFFICIENT_ATTENTION",
-    "cudnn": "CUDNN_ATTENTION",
-}
+KERNELS = ("flash", "efficient", "cudnn")  # of attention, as torch's SDPBackend has them
 SMALL_SHM = 1 << 30  # bytes; a container's default of 64 MiB is too little for loader workers
 SMALL_CACHE = 5 << 30  # bytes; the largest published file has 2.5 GB
 VIDEO, AUDIO = "video", "audio"
@@ -161,9 +157,9 @@ def _attention() -> Iterator[Finding]:
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
     q = torch.randn(1, 2, 64, 64, device=device, dtype=dtype)
     works = []
-    for name, backend in KERNELS.items():
+    for name in KERNELS:
         try:
-            with sdpa_kernel(getattr(SDPBackend, backend)):
+            with sdpa_kernel(getattr(SDPBackend, f"{name.upper()}_ATTENTION")):
                 F.scaled_dot_product_attention(q, q, q)
         except Exception:
             continue

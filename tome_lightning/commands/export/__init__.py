@@ -1,6 +1,6 @@
 """A model for other programs: timm weights (safetensors), a torch.export program, ONNX; each checked.
 
-Read in this order: ``export`` (the whole), ``origin`` and ``architecture`` (what goes with weights),
+Read in this order: ``export`` (the whole), ``architecture`` (what goes with weights),
 ``weights``, ``hub_folder``, ``program`` and ``onnx`` (the formats), ``static`` (merging that ONNX can
 hold), ``check``.
 """

@@ -88,10 +88,11 @@ class Architecture:
         )
 
 
-def architecture_of(loaded: LoadedModel, vit_arguments: dict[str, Any]) -> Architecture:
-    """The architecture of a model that was built with these arguments of timm's."""
+def architecture_of(loaded: LoadedModel) -> Architecture:
+    """The architecture of a model, by the arguments of timm's that it was built with."""
     vit = loaded.model.vit
-    lasting = {key: value for key, value in vit_arguments.items() if key not in TRAINING}
+    given = loaded.vit_arguments
+    lasting = {key: value for key, value in given.items() if key not in TRAINING}
     if lasting.get("norm_eps") == TIMM_EPS:
         del lasting["norm_eps"]
     lasting |= {"num_classes": vit.num_classes, "global_pool": vit.global_pool}

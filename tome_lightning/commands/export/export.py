@@ -20,7 +20,6 @@ from tome_lightning.commands.export.hub_folder import (
     check_plain,
     write_hub_folder,
 )
-from tome_lightning.commands.export.origin import find_origin
 from tome_lightning.commands.export.program import check_program, write_program
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
@@ -146,9 +145,8 @@ def export_model(
             f"{ckpt or recipe} has no head for the classes of {recipe}, so random ones would be "
             "exported. Fine-tune it first, or export its features: --model NAME (timm's) --ckpt FILE."
         )
-    origin = find_origin(model, ckpt, recipe, random_weights, weights)
-    architecture = architecture_of(loaded, origin.vit)
-    about = describe(loaded, origin, architecture)
+    architecture = architecture_of(loaded)
+    about = describe(loaded, architecture)
     if kind == FOLDER:
         check_plain(architecture)
 
@@ -174,7 +172,7 @@ def export_model(
     return Exported(
         file=out, format=kind, mib=mib, r=net.r, prop_attn=net.prop_attn,
         tokens=_tokens(loaded), batch=batch_size, difference=difference,
-        averaged=origin.averaged, licence=origin.licence,
+        averaged=loaded.averaged, licence=about["licence"],
         usage=how_to_load(out, kind, loaded, architecture, batch_size),
     )  # fmt: skip
 

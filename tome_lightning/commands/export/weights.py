@@ -13,7 +13,6 @@ from torch import nn
 import checkpoints
 from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
-from tome_lightning.commands.export.origin import Origin
 from tome_lightning.commands.loaded import LoadedModel
 from tome_lightning.options import plain
 from tome_lightning.version import __version__
@@ -21,14 +20,14 @@ from tome_lightning.version import __version__
 EXACT = 1e-6  # the same weights in the same operations
 
 
-def describe(loaded: LoadedModel, origin: Origin, architecture: Architecture) -> dict[str, Any]:
+def describe(loaded: LoadedModel, architecture: Architecture) -> dict[str, Any]:
     """What goes with the weights: plain values, enough to build the model and to show it a file.
 
     ``family`` and ``hyper_parameters`` are what ``checkpoints`` reads of a run's checkpoint, too.
     """
     net = loaded.model
     task = None if loaded.task is None else plain(loaded.task)
-    family = origin.family
+    family = loaded.family
     if checkpoints.PROP_ATTN[family] != net.prop_attn:  # overruled by the run or the command line
         family = "tome" if net.prop_attn else "mae"
     return {
@@ -41,8 +40,8 @@ def describe(loaded: LoadedModel, origin: Origin, architecture: Architecture) ->
         "class_names": loaded.class_names,
         "mean": list(loaded.mean),
         "std": list(loaded.std),
-        "averaged": origin.averaged,
-        "licence": origin.licence,
+        "averaged": loaded.averaged,
+        "licence": loaded.licence,
         "recipe": loaded.recipe,
         "versions": {"tome_lightning": __version__},
     }  # fmt: skip

@@ -10,14 +10,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 from datamodules.shards.member import file_of
 from tome_lightning.errors import UsageError
+from tome_lightning.trainer.signals import handled
 
 LONGEST_REASON = 300  # characters
 READY = "ready"
@@ -166,7 +166,7 @@ class Worker:
     def _start(self) -> None:
         self.pipe, theirs = _spawn.Pipe()
         self._process = _spawn.Process(target=serve, args=(theirs,), daemon=True)
-        with _interrupts_ignored():
+        with handled(signal.SIGINT, signal.SIG_IGN):  # inherited: Ctrl-C does not reach it
             self._process.start()
         theirs.close()  # so that the pipe ends with the process
         self._ready = False
@@ -227,16 +227,3 @@ def _stamp(path: str) -> tuple[int | None, int | None]:
     except OSError:
         return None, None
     return status.st_size, status.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """For starting processes that Ctrl-C does not reach: they inherit what is ignored."""
-    if threading.current_thread() is not threading.main_thread():  # others cannot set signals
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

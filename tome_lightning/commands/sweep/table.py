@@ -44,10 +44,7 @@ def header(name: str, rows: Sequence[SweepRow]) -> list[str]:
         lines.append(
             f"speed: forward passes, {row.dtype}, batch {row.batch}, {row.device_name}, torch {row.torch}"
         )
-    wrapped = (
-        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines
-    )
-    return [line for part in wrapped for line in part]
+    return _wrapped(lines)
 
 
 def table(rows: Sequence[SweepRow]) -> list[str]:
@@ -93,11 +90,7 @@ def unlike(rows: Sequence[SweepRow]) -> list[str]:
         values = {getattr(row, key) for row in rows} - {None, ""}
         if len(values) > 1:
             found.append(f"note: {words} ({', '.join(sorted(map(str, values)))})")
-    return found + [
-        line
-        for words in drift(rows)
-        for line in textwrap.wrap(f"note: {words}", WIDTH, subsequent_indent="  ")
-    ]
+    return found + _wrapped([f"note: {words}" for words in drift(rows)])
 
 
 def drift(rows: Sequence[SweepRow]) -> list[str]:
@@ -156,4 +149,9 @@ def _doubts(rows: Sequence[SweepRow], within: float) -> list[str]:
             f"note: a {row.metric} of {row.samples:,} samples is moved by chance as well: measure on more"
         )
     lines += [f"note: timed {words}" for words in noise(rows)]
-    return [line for words in lines for line in textwrap.wrap(words, WIDTH, subsequent_indent="  ")]
+    return _wrapped(lines)
+
+
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    indented = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [part for line in lines for part in indented.wrap(line)]
