@@ -3,8 +3,10 @@
 import os
 import pickle
 import random
+import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +92,30 @@ def test_forked_loaders_read_what_their_parent_has_open(tmp_path: Path, written:
     assert [content for batch in batches for content in batch] == [png(n) for n in range(40)]
 
 
-def test_threads_read_the_same_cells(tmp_path: Path):
-    paths = paths_of(parquet(pictures(40), tmp_path / "train.parquet"))
-    reader = Cells(held=1)  # so that each read drops the column before
-    wrong: list[int] = []
+def test_threads_wait_for_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = paths_of(parquet(pictures(4), tmp_path / "train.parquet"))
+    reader = Cells()
+    start = threading.Barrier(4)
+    found: dict[int, bytes] = {}
+    read, seen = ParquetTable.read, []
 
-    def read(seed: int) -> None:
-        for number in random.Random(seed).choices(range(40), k=200):
-            if reader.read(place_of(paths[number])) != png(number):
-                wrong.append(number)
+    def slow(self: ParquetTable, group: int, column: str, child: str | None = None) -> Any:
+        seen.append(group)
+        time.sleep(0.05)  # for the others to come in, were they let
+        return read(self, group, column, child)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    def ask(number: int) -> None:
+        start.wait()
+        found[number] = reader.read(place_of(paths[number]))
+
+    monkeypatch.setattr(ParquetTable, "read", slow)
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert found == {number: png(number) for number in range(4)}
+    assert seen == [0]
 
 
 def test_in_order_each_row_group_is_read_once(tmp_path: Path, reads: list[tuple[int, str]]):
@@ -168,8 +178,8 @@ def test_arrow_files_and_streams_of_others(tmp_path: Path, format: str, compress
 def test_any_kind_of_bytes_in_parquet(tmp_path: Path, binary: str):
     shard = tmp_path / "a.parquet"
     column = pa.array([b"x" * 40, None], getattr(pa, binary)())
-    struct = pa.StructArray.from_arrays([column, pa.array(["d/x.wav", None])], ["bytes", "path"])
-    pq.write_table(pa.table({"plain": column, "an audio/file": struct}), shard)
+    packed = pa.StructArray.from_arrays([column, pa.array(["d/x.wav", None])], ["bytes", "path"])
+    pq.write_table(pa.table({"plain": column, "an audio/file": packed}), shard)
     wanted = SOUNDS._replace(content="an audio/file")
     (path, _), (empty, _) = table_rows(shard, str(shard), wanted)
     assert path == f"{shard}::an%20audio%2Ffile/x.wav@0+0"
@@ -215,6 +225,20 @@ def test_a_damaged_row_group_is_told(tmp_path: Path):
     shard.write_bytes(content)
     with pytest.raises(MemberError, match="cannot be read as a table"):
         read_cell(Member(str(shard), "image/x.png", 0, 0))
+
+
+def test_offsets_that_point_out_of_an_arrow_file_are_told(tmp_path: Path):
+    shard = tmp_path / "a.arrow"
+    table = pa.table({"image": [b"content"]})
+    with pa.ipc.new_stream(str(shard), table.schema) as writer:
+        writer.write_table(table)
+    right, wrong = (struct.pack("<ii", 0, end) for end in (7, 1 << 30))
+    before, _, after = shard.read_bytes().rpartition(right)
+    place = Member(str(shard), "image/0-0", 0, 0)
+    assert read_cell(place) == b"content"
+    shard.write_bytes(before + wrong + after)
+    with pytest.raises(MemberError, match="cannot be read as a table"):
+        Cells().read(place)
 
 
 def test_without_pyarrow_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,8 @@
 """Which shard is of which split: against `datasets`' own choice, and in folders that hold no shards."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,7 @@ def test_a_readme_of_other_files_is_passed_over(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "readme",
-    ["", "# Data", "---\nlicense: mit\n---\n", "---\nconfigs: 3\n---\n", "---\na: [\n---\n"],
+    ["", "# Data", "---\nlicense: mit\n---\n", "---\nconfigs: 3\n---\n"],
 )
 def test_a_readme_without_configurations(tmp_path: Path, readme: str):
     tree(tmp_path, "train-0.tar", readme=readme)
@@ -228,6 +230,7 @@ def test_a_table_about_a_tar_is_no_shard(tmp_path: Path):
         ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "train/n01/0.jpg", "val/n01/0.jpg"],
         ["ILSVRC2012_img_val.tar", "val/ILSVRC2012_val_1.JPEG"],
         ["train/n01.tar", "train/n01/0.jpg", "train/n02.tar", "train/n02/0.jpg", "val/n01/0.jpg"],
+        ["train/n01.tar", "train/n01/0.jpg", "train/n02.tar", "train/n02/0.jpg"],
         ["train.csv", "videos/a.mp4"],
         [],
     ],
@@ -254,3 +257,24 @@ def test_a_tree_of_files_is_not_walked(
     monkeypatch.setattr(os, "scandir", noted)
     assert splits(tmp_path) == {}
     assert len(scanned) < 12  # of 243 folders
+
+
+def test_a_long_folder_of_files_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tree(tmp_path, *(f"{number}.jpg" for number in range(60)))
+    seen: list[str] = []
+    scandir = os.scandir
+
+    @contextmanager
+    def noted(path: Any) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            yield (seen.append(entry.name) or entry for entry in entries)
+
+    monkeypatch.setattr(layout, "LOOKED_AT", 20)
+    monkeypatch.setattr(os, "scandir", noted)
+    assert splits(tmp_path) == {}
+    assert len(seen) == 21
+    monkeypatch.setattr(layout, "LOOKED_AT", 100)
+    tree(tmp_path, "train-0.tar")
+    assert set(splits(tmp_path)) == {"train"}
