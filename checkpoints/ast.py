@@ -29,19 +29,19 @@ def matches(weights: Mapping[str, Tensor]) -> bool:
     )
 
 
-def grid_of(weights: Mapping[str, Tensor], mels: int = MELS) -> tuple[int, int]:
+def grid_of(weights: Mapping[str, Tensor]) -> tuple[int, int]:
     """Patches over time and over the mels.
 
     Raises:
         CheckpointError: the table does not hold whole columns of so many mels.
     """
     count = weights["pos_embed"].shape[1] - PREFIX
-    if count < mels or count % mels:
+    if count < MELS or count % MELS:
         raise CheckpointError(
-            f"its {count} positions are no whole number of columns of {mels} patches over the mels: "
+            f"its {count} positions are no whole number of columns of {MELS} patches over the mels: "
             "give the folder with its config.json"
         )
-    return count // mels, mels
+    return count // MELS, MELS
 
 
 def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

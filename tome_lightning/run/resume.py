@@ -70,16 +70,13 @@ def checkpoint_to_resume(resume: str, run_dir: Path | None, recipe: str | None) 
     return path
 
 
-def find_checkpoint(
-    resume: str, run_dir: Path | None, recipe: str | None, runs: Path = Path("runs")
-) -> Path | None:
+def find_checkpoint(resume: str, run_dir: Path | None, recipe: str | None) -> Path | None:
     """The checkpoint that ``--resume`` means.
 
     Args:
         resume: ``auto``, a run directory, or a checkpoint file.
         run_dir: Where ``auto`` looks; otherwise in the recipe's runs, the newest with a checkpoint.
         recipe: The recipe's name.
-        runs: The folder of all runs.
 
     Returns:
         The file; None where ``auto`` finds none, so that the first start of a job and every later one
@@ -107,7 +104,7 @@ def find_checkpoint(
     if run_dir is not None:
         return newest_checkpoint(run_dir)
     # The newest run may have been killed, or refused, before it saved.
-    newest = (newest_checkpoint(run) for run in numbered_runs(runs / (recipe or "run")))
+    newest = (newest_checkpoint(run) for run in numbered_runs(Path("runs", recipe or "run")))
     return next((path for path in newest if path is not None), None)
 
 
