@@ -2,9 +2,7 @@
 
 import copy
 import math
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import checkpoints
-import tome_lightning
 from tome_lightning.finetune import FineTune, FineTuneError
 from tome_lightning.inputs import Image
 from tome_lightning.optim import lr_at
 from tome_lightning.tasks import SingleLabel, TaskError
+
+from .runs.processes import run_forks
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
@@ -731,13 +730,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     monkeypatch.setattr(sys, "argv", [str(script), "1", str(tmp_path / "1.pt")])
     monkeypatch.setattr(torch, "compile", torch.compile)  # which the script replaces
     runpy.run_path(str(script), run_name="__main__")
-    root = Path(tome_lightning.__file__).parents[1]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     for words in (("2", "2.pt"), ("2", "compiled.pt", "compiled")):
-        subprocess.run(
-            [sys.executable, str(script), *words],
-            check=True, timeout=200, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
+        run_forks([sys.executable, str(script), *words], 2, tmp_path)
     one, two, compiled = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1", "2", "compiled")
     )

@@ -250,7 +250,8 @@ class Shards:
             raise DataError(
                 f"{self.root}: the shards of {split} ({shards[0].name}, ...) hold no {self.wanted.what}"
             )
-        rank_zero_info(f"{split}: {len(files):,} {self.wanted.what} in {len(shards)} shards")
+        plural = "shard" if len(shards) == 1 else "shards"
+        rank_zero_info(f"{split}: {len(files):,} {self.wanted.what} in {len(shards)} {plural}")
         if split == "train":
             self._tell_of_large_groups(shards)
         return Contents(files, notes["labels"])

@@ -18,7 +18,8 @@ from tome_lightning.run.record import RUN_DIR_VARIABLE, make_run_dir
 from tome_lightning.trainer.claim import release
 from tome_lightning.trainer.ranks import rank
 
-from ..runs.kill_and_resume import process, write_some_digits
+from ..runs.kill_and_resume import write_some_digits
+from ..runs.processes import process
 
 SECOND = {  # what launchers tell the second of two processes
     "torchrun": {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},

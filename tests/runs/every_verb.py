@@ -24,8 +24,8 @@ from datamodules import Digits
 from tome_lightning import FineTune, Image, SingleLabel
 from tome_lightning.__main__ import main as command_line
 
-from .forks import free_port, torchrun_variables
 from .kill_and_resume import write_some_digits
+from .processes import free_port, torchrun_variables
 
 TRAIN, VAL = 47, 23  # samples: no multiple of anything
 BATCH = 8  # of all processes together

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .forks import ROOT, Fork
+from .processes import Child, kill_family, process
 from .recorder import KILL
 
 PATIENCE = 240  # seconds that a whole run may take
@@ -61,7 +61,6 @@ CUTS = {  # cut points that random kills miss: what RECORDER_KILL says
 }
 
 Line = dict[str, Any]
-Child = subprocess.Popen[bytes] | Fork
 
 
 @dataclass(frozen=True)
@@ -135,63 +134,6 @@ class Job:
         return sorted(
             (self.folder / "records").glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns
         )
-
-
-@contextlib.contextmanager
-def process(
-    command: list[str], log: Path, forked: bool = False, **variables: str
-) -> Iterator[Child]:
-    """A process in a group of its own; whatever happens, none that it has started is left.
-
-    Args:
-        command: The interpreter and its arguments; of a fork those of `python -m tome_lightning`.
-        log: Where its output goes; it works in that file's folder.
-        forked: Whether it is a `Fork`.
-        variables: For its environment.
-    """
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # One thread: sums of several depend on who comes first.
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TOME_LIGHTNING_RUN_DIR", "LOCAL_RANK"):
-        if name not in variables:
-            env.pop(name, None)
-    child = Fork(command[3:], log, env) if forked else _started(command, log, env)
-    try:
-        yield child
-    finally:
-        kill_family(child)
-
-
-def _started(command: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    with log.open("wb") as out:
-        return subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=log.parent,
-            start_new_session=True,
-        )  # fmt: skip
-
-
-def kill_family(child: Child) -> None:
-    """SIGKILL to a process, its group, and what it has started in other groups, as torchrun does."""
-    family = descendants(child.pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    for pid in family:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    child.wait()
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that a living process has started, and those that they have."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it is gone
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found = list(children.get(pid, []))
-    for one in found:
-        found += children.get(one, [])
-    return found
 
 
 @dataclass

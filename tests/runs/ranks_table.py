@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 from tome_lightning.trainer.saving import STOPPED
 
-from .kill_and_resume import Job, Session, descendants, process, write_data
+from .kill_and_resume import Job, Session, write_data
+from .processes import descendants, process
 from .recorder import RAISE
 
 BOUND = 30.0  # seconds after its cause

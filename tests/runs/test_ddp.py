@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .every_verb import TRAIN, VAL, VERBS
-from .kill_and_resume import process
+from .processes import process
 
 pytestmark = [
     pytest.mark.slow,

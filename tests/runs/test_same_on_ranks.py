@@ -11,8 +11,8 @@ from tome_lightning.__main__ import main
 
 from ..datamodules.audio_tree import CLASSES, write_tree
 from ..datamodules.clip_files import write_clip
-from .forks import ROOT, free_port, torchrun_variables
-from .kill_and_resume import process, read_lines, write_some_digits
+from .kill_and_resume import read_lines, write_some_digits
+from .processes import ROOT, process, run_forks
 
 SMALL = "--trainer.accelerator=cpu --trainer.enable_progress_bar=false".split()
 FIT = [
@@ -100,29 +100,17 @@ def measured(verb: str, devices: int, folder: Path, forked: bool) -> tuple[dict[
     if devices == 1:
         with monkey_path():
             assert main(words) == 0
+    elif forked:
+        run_forks([sys.executable, "-m", "tome_lightning", *words], devices, folder)
     else:
-        run_together(words, devices if forked else 1, folder)
+        log = folder / f"{devices}.log"
+        with process([sys.executable, "-m", "tome_lightning", *words], log) as child:
+            assert child.wait(200) == 0, log.read_text()[-4000:]
     lines = [read_lines(file)[-1] for file in records.glob("*.jsonl")]
     assert len(lines) == devices
     assert all(line == lines[0] for line in lines)  # every process knows the number of all
     metrics = {name: float.fromhex(v) for name, v in lines[0].items() if "/" in name}
     return metrics, json.loads((run / "summary.json").read_text())["measured_on"]
-
-
-def run_together(words: list[str], forks: int, folder: Path) -> None:
-    """Start a command as one process, or as forks that torchrun would have started."""
-    command, port = [sys.executable, "-m", "tome_lightning", *words], free_port()
-    with contextlib.ExitStack() as stack:
-        logs = [folder / f"{forks}.{rank}.log" for rank in range(forks)]
-        ranks = [
-            stack.enter_context(process(
-                command, log, forked=forks > 1,
-                **(torchrun_variables(rank, forks, port) if forks > 1 else {}),
-            ))
-            for rank, log in enumerate(logs)
-        ]  # fmt: skip
-        for rank, log in zip(ranks, logs, strict=True):
-            assert rank.wait(200) == 0, log.read_text()[-4000:]
 
 
 @contextlib.contextmanager

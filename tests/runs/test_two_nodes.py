@@ -1,6 +1,5 @@
 """Two nodes: two torchrun agents that find each other, here on one machine."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from .forks import free_port
-from .kill_and_resume import Job, Session, by_rank, differences, process, write_data
+from .kill_and_resume import Job, Session, by_rank, differences, write_data
+from .processes import Child, free_port, process
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def nodes(job: Job, *words: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+def nodes(job: Job, *words: str) -> Iterator[list[Child]]:
     """Both agents of a job; gone at the end."""
     port = free_port()
     job.folder.mkdir(parents=True, exist_ok=True)

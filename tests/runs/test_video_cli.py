@@ -17,6 +17,7 @@ SMALL = (
     "--trainer.max_steps=2 --trainer.num_sanity_val_steps=0 --trainer.accelerator=cpu "
     "--trainer.enable_progress_bar=false --data.num_workers=0 --data.batch_size=2"
 ).split()
+TINY = ["--data.size=32", "--model.input.size=32", "--model.r=1"]
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 400}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*classes have no video")
@@ -45,7 +46,7 @@ BROKEN = [f"train/zumba/{name}.mp4" for name in ("cut", "empty", "sound", "text"
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")
 def test_a_fit_replaces_broken_videos_counts_them_and_says_what_was_measured(tree, caplog):
-    words = ["fit", "--recipe", "kinetics_vitl", "--data.root", "DIR", *SMALL]
+    words = ["fit", "--recipe", "kinetics_vitl", "--data.root", "DIR", *SMALL, *TINY]
     # one batch of six of the seven training files, in each of two epochs
     assert main([*words, "--trainer.max_steps=2", "--data.batch_size=6"]) == 0
     printed = caplog.text
@@ -71,8 +72,8 @@ def test_a_fit_replaces_broken_videos_counts_them_and_says_what_was_measured(tre
 def test_an_image_model_is_inflated_only_when_asked(tree, capsys):
     image = Image(32, 16).build(**VIT, global_pool="avg")
     torch.save({"model": image.state_dict()}, "image.pth")
-    words = ["fit", "--recipe", "kinetics_vitl", "--data.root", "DIR", *SMALL, "--data.size=32"]
-    words += ["--model.input.size=32", "--model.checkpoint=image.pth", "--model.r=1"]
+    words = ["fit", "--recipe", "kinetics_vitl", "--data.root", "DIR", *SMALL, *TINY]
+    words += ["--model.checkpoint=image.pth"]
     assert main(words) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")

@@ -1,16 +1,15 @@
 """Multi-view evaluation: every sample counts once, on any number of processes."""
 
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import tome_lightning
 from tome_lightning.tasks import SingleLabel
+
+from .processes import run_forks
 
 K = 5
 
@@ -68,12 +67,7 @@ def run(devices: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
         monkeypatch.setattr(sys, "argv", [str(script), "1", str(out)])
         runpy.run_path(str(script), run_name="__main__")
     else:
-        root = Path(tome_lightning.__file__).parents[1]
-        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-        subprocess.run(
-            [sys.executable, str(script), str(devices), str(out)],
-            check=True, timeout=200, cwd=folder, env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
+        run_forks([sys.executable, str(script), str(devices), str(out)], devices, folder)
     return torch.load(out, weights_only=True)
 
 

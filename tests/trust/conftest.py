@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tome_lightning.__main__ import main
+from tome_lightning.commands.benchmark import end_to_end
 
 from ..runs.kill_and_resume import write_some_digits
 from .forging import EVIL, QUICK, TOUCH
@@ -37,6 +38,7 @@ def stranger(tmp_path, monkeypatch, trained, capfd) -> Path:
     shutil.copytree(trained / "digits", "digits")
     shutil.copytree(trained / "run", "theirs")
     Path("evil.py").write_text(EVIL)
+    monkeypatch.setattr(end_to_end, "DATA_S", 0.1)
     monkeypatch.setattr(subprocess.Popen, "__init__", _waiting(subprocess.Popen.__init__))
     Image.new("L", (28, 28), 90).save("digit.png")
     capfd.readouterr()

@@ -44,12 +44,10 @@ def real() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, real: Any) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few videos of each motion."""
     root = tmp_path_factory.mktemp("cache") / "moving_digits"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moving_digits, "load_digits", lambda: real)  # parsing them takes seconds
-        write_moving_digits(root, FEW)
+    write_moving_digits(root, FEW)
     return root
 
 
