@@ -55,7 +55,7 @@ def _parser() -> VerbParser:
     add("--out", metavar="FILE", type=Path, required=True, help="what to write")
     add(
         "--format",
-        help="safetensors, torch, onnx or timm-hub (a folder); by default what the suffix says",
+        help="safetensors, torch, onnx, timm-hub or hf-folder (folders); by default what the suffix says",
     )
     add(
         "--r", help="16, 16:-1.0 (inflection), 8,8,8 (a block each) or keep=0.9; fixed in the graph"

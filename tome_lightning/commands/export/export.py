@@ -21,6 +21,11 @@ from tome_lightning.commands.export.hub_folder import (
     write_hub_folder,
 )
 from tome_lightning.commands.export.program import check_program, write_program
+from tome_lightning.commands.export.transformers_folder import (
+    check_transformers_folder,
+    kind_of,
+    write_transformers_folder,
+)
 from tome_lightning.commands.export.usage import how_to_load
 from tome_lightning.commands.export.weights import check_weights, describe, write_weights
 from tome_lightning.commands.loaded import LoadedModel, best_metrics, is_run_checkpoint, load_model
@@ -29,7 +34,8 @@ from tome_lightning.errors import UsageError
 from tome_lightning.tome import R, token_counts
 from tome_lightning.trainer.checkpoint_file import read_header
 
-FOLDER = "timm-hub"  # a folder, which no suffix tells
+FOLDER, HF_FOLDER = "timm-hub", "hf-folder"  # folders, which no suffix tells
+FOLDERS = (FOLDER, HF_FOLDER)
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 SEEDS = (1, 2)  # of the random batches that a file is checked on
 
@@ -68,10 +74,11 @@ class Exported:
         """What the verb prints."""
         merging = f"r={self.r}, {self.tokens[0]} -> {self.tokens[1]} tokens"
         merging += f", proportional attention {'on' if self.prop_attn else 'off'}"
-        if self.format in ("safetensors", FOLDER):
+        if self.format in ("safetensors", *FOLDERS):
             what = "the plain ViT's weights"
             merging = f"noted beside them: {merging}"
-            against = "loaded strictly into timm's own model"
+            library = "transformers'" if self.format == HF_FOLDER else "timm's own"
+            against = f"loaded strictly into {library} model"
         else:
             what = "any batch size" if self.batch is None else f"batches of {self.batch}"
             against = "ONNX Runtime" if self.format == "onnx" else "torch.export.load"
@@ -112,11 +119,13 @@ def export_model(
     are logits ``[B, K]``. In a program and in ONNX r is fixed, as is the size of the input.
 
     Args:
-        out: File to write, ``.safetensors``, ``.pt2`` or ``.onnx``; a new folder for ``timm-hub``.
+        out: File to write, ``.safetensors``, ``.pt2`` or ``.onnx``; a new folder for ``timm-hub`` and
+            ``hf-folder``.
         model, ckpt, recipe, r, prop_attn, img_size, random_weights, weights: As for
             ``tome_lightning.commands.loaded.load_model``.
-        format: safetensors, torch, onnx, or timm-hub: a folder that ``timm.create_model`` loads by
-            ``local-dir:`` and that can be uploaded to the Hub; by default what the suffix says.
+        format: safetensors, torch, onnx; timm-hub: a folder that ``timm.create_model`` loads by
+            ``local-dir:``, or hf-folder: one that transformers loads, dense, where it has such a model:
+            both can be uploaded to the Hub. By default what the suffix says.
         batch_size: Samples of a batch; ``None`` for any number. Not for safetensors.
         scatter: ONNX only: False adds up merged tokens by a one-hot matrix, for runtimes without
             ScatterElements.
@@ -132,7 +141,7 @@ def export_model(
     out = Path(out)
     kind = find_format(out, format)
     _check_options(kind, batch_size, scatter, opset)
-    if kind == FOLDER:
+    if kind in FOLDERS:
         check_new_folder(out)
     else:
         check_output(out, force)
@@ -149,12 +158,17 @@ def export_model(
     about = describe(loaded, architecture)
     if kind == FOLDER:
         check_plain(architecture)
+    theirs = kind_of(loaded) if kind == HF_FOLDER else None
+    of_run = ckpt is not None and is_run_checkpoint(Path(ckpt))
+    metrics = best_metrics(read_header(Path(str(ckpt)))) if of_run else {}
 
     def write(file: Path) -> Difference:
+        if theirs is not None:
+            file.mkdir()
+            write_transformers_folder(loaded, theirs, about, metrics, file)
+            return check_transformers_folder(loaded, theirs, file)
         if kind == FOLDER:
             file.mkdir()
-            run = ckpt is not None and is_run_checkpoint(Path(ckpt))
-            metrics = best_metrics(read_header(Path(str(ckpt)))) if run else {}
             write_hub_folder(loaded, architecture, about, metrics, file)
             return check_hub_folder(loaded, architecture, file)
         if kind == "safetensors":
@@ -183,11 +197,11 @@ def find_format(out: Path, format: str | None = None) -> str:
     Raises:
         UsageError: For an unknown one, or one that disagrees with ``format``.
     """
-    if format == FOLDER:
-        return FOLDER
+    if format in FOLDERS:
+        return str(format)
     known = ", ".join(f"{suffix} ({name})" for name, suffix in SUFFIXES.items())
     if format is not None and format not in SUFFIXES:
-        names = [*SUFFIXES, FOLDER]
+        names = [*SUFFIXES, *FOLDERS]
         hint = nearest(format, names) or f"One of: {', '.join(names)}."
         raise UsageError(f"There is no format {format!r}. {hint}")
     of_suffix = {suffix: name for name, suffix in SUFFIXES.items()}.get(out.suffix.lower())
@@ -220,7 +234,7 @@ def _check_options(kind: str, batch: int | None, scatter: bool, opset: int | Non
     if kind != "onnx" and (not scatter or opset is not None):
         option = "--no-scatter" if not scatter else "--opset"
         raise UsageError(f"{option} is for ONNX, and the file is {kind}. Leave it out.")
-    if kind in ("safetensors", FOLDER) and batch != 1:
+    if kind in ("safetensors", *FOLDERS) and batch != 1:
         raise UsageError("Weights have no batch size. Leave it out, or name a .pt2 or .onnx file.")
     if batch is not None and batch < 1:
         raise UsageError(f"--batch-size is 1 or more, got {batch}. Any number: --dynamic-batch.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tome_lightning.commands.export.architecture import Architecture
 from tome_lightning.commands.export.check import Difference, ExportMismatchError
 from tome_lightning.commands.export.weights import check_same, check_weights, write_weights
 from tome_lightning.commands.loaded import LoadedModel
+from tome_lightning.tome import R
 
 PLAIN = "vit_base_patch16_224"  # timm's entry whose sizes are VisionTransformer's own defaults
 WEIGHTS = "model.safetensors"
@@ -86,22 +88,36 @@ def config_of(loaded: LoadedModel, architecture: Architecture) -> dict[str, Any]
     return config
 
 
-def card(loaded: LoadedModel, about: dict[str, Any], metrics: dict[str, float]) -> str:
-    """The model card: what it is, how it was measured, how to use it with and without merging."""
+def card(
+    loaded: LoadedModel,
+    about: dict[str, Any],
+    metrics: dict[str, float],
+    library: str = "timm",
+    usage: Sequence[str] | None = None,
+) -> str:
+    """The model card: what it is, how it was measured, how to use it.
+
+    Args:
+        loaded: What is exported.
+        about: What goes with the weights.
+        metrics: Of the run, as fractions.
+        library: That reads the folder.
+        usage: Python that does; by default timm's, with and without merging.
+    """
     net, licence = loaded.model, about["licence"]
     stated = "cc-by-nc-4.0" if licence and "CC-BY-NC-4.0" in licence else "other"
     measured = ", ".join(f"{name} {value:.2%}" for name, value in metrics.items())
     plan = list(net.plan())
     lines = [
         "---",
-        "library_name: timm",
+        f"library_name: {library}",
         f"license: {stated}",
-        "tags: [timm, token-merging, tome]",
+        f"tags: [{library}, token-merging, tome]",
         "---",
         "",
         f"# {about['recipe'] or 'A Vision Transformer'}, fine-tuned with Token Merging",
         "",
-        "A stock timm ViT. Its weights were trained with tokens being merged, and work with and without.",
+        "A plain ViT. Its weights were trained with tokens being merged, and work with and without.",
         "",
         f"- recipe: {about['recipe'] or 'none'}",
         f"- r: {net.r}, prop_attn: {net.prop_attn}",
@@ -113,15 +129,21 @@ def card(loaded: LoadedModel, about: dict[str, Any], metrics: dict[str, float]) 
         f"- made by tome_lightning {about['versions']['tome_lightning']}",
         "",
         "```python",
-        "import timm",
-        "import tome_lightning",
-        "",
-        'vit = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()  # or local-dir:FOLDER',
-        f"merging = tome_lightning.patch(vit, r={net.r!r}, prop_attn={net.prop_attn})",
+        *(_usage(net.r, net.prop_attn) if usage is None else usage),
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _usage(r: R, prop_attn: bool) -> list[str]:
+    return [
+        "import timm",
+        "import tome_lightning",
+        "",
+        'vit = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()  # or local-dir:FOLDER',
+        f"merging = tome_lightning.patch(vit, r={r!r}, prop_attn={prop_attn})",
+    ]
 
 
 @torch.no_grad()

@@ -35,6 +35,15 @@ def how_to_load(
             f'logits = session.run(["logits"], {{"x": x}})[0]  # {_sample(loaded, batch)}',
         ]
     net = loaded.model
+    if format == "hf-folder":
+        clips = isinstance(loaded.input, Clip)
+        kind = "AutoModelForVideoClassification" if clips else "AutoModelForImageClassification"
+        frames = "x.transpose(1, 2)" if clips else "x"
+        return [
+            "import transformers",
+            f"model = transformers.{kind}.from_pretrained({where})",
+            f"logits = model.eval()({frames}).logits  # {_sample(loaded, None)}",
+        ]
     if format == "timm-hub":
         return [
             "import timm",
