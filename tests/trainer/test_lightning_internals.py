@@ -48,7 +48,14 @@ OF_OBJECTS: dict[str, tuple[str, Callable[[], object]]] = {
         "trainer/lightning_internals", lambda: quick(),
     ),
     "fit_loop._data_fetcher": ("trainer/lightning_internals", lambda: quick()),
-    "fit_loop.epoch_loop._batches_that_stepped": ("trainer/progress", lambda: quick()),
+    "fit_loop.epoch_loop._batches_that_stepped": ("trainer/lightning_internals", lambda: quick()),
+    "fit_loop.epoch_progress.current.started": ("trainer/lightning_internals", lambda: quick()),
+    "fit_loop.epoch_loop.batch_progress.current.processed": (
+        "trainer/lightning_internals", lambda: quick(),
+    ),
+    "fit_loop.epoch_loop.val_loop.batch_progress.is_last_batch": (
+        "trainer/lightning_internals", lambda: quick(),
+    ),
     "_duration": ("trainer/lightning_internals", lambda: Timer("00:00:01:00")),
     "_ddp_kwargs": ("trainer/lightning_internals", DDPStrategy),
     "_average_model": ("trainer/lightning_internals", WeightAveraging),

@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tome_lightning.errors import UserError
 from tome_lightning.trainer.batches import continued, this_run
+from tome_lightning.trainer.lightning_internals import set_loops
 from tome_lightning.trainer.optimizer import fuses
 from tome_lightning.trainer.pace import Pace, accumulation
-from tome_lightning.trainer.progress import Progress, keep_own_paths, progress_of, set_loops
+from tome_lightning.trainer.progress import Progress, keep_own_paths, progress_of
 
 STEP_DRAWS = 0x57E9  # keeps the draws of steps apart from those of samples
 OF_THIS_RUN = ("initial_lr", "weight_decay", "betas")  # of an optimizer's groups
@@ -68,7 +69,8 @@ class ExactResume(Callback):
         if self.saved is not None:
             self.begun_at = continued(trainer, self.saved)
             self.pace = self.begun_at.pace
-            set_loops(checkpoint["loops"]["fit_loop"], self.begun_at)
+            at, loop = self.begun_at, checkpoint["loops"]["fit_loop"]
+            set_loops(loop, at.epoch, at.batches, at.epoch_batches, at.steps, at.validation_due)
         keep_own_paths(checkpoint["callbacks"], trainer)
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:  # else torch goes on as the checkpoint's run did

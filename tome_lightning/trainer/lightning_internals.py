@@ -48,6 +48,74 @@ def wants_validation(trainer: Trainer) -> bool:
     return bool(trainer.enable_validation and check(fit._data_fetcher))
 
 
+def epochs_begun(trainer: Trainer) -> int:
+    """Epochs of a fit, the present one included."""
+    return int(cast(Any, trainer.fit_loop).epoch_progress.current.started)
+
+
+def batches_trained(trainer: Trainer) -> int:
+    """Batches of this epoch that a fit has trained on."""
+    return int(cast(Any, trainer.fit_loop.epoch_loop).batch_progress.current.processed)
+
+
+def validation_due(trainer: Trainer) -> bool:
+    """Whether Lightning is to validate, or to validate to the end, before the next batch."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    if trainer.validating:
+        seen = loop.val_loop.batch_progress
+        return not (seen.is_last_batch and seen.current.completed == seen.current.ready)
+    if loop.batch_progress.current.completed == loop.batch_progress.current.processed:
+        return False  # not in on_train_batch_end: what was due is done
+    return wants_validation(trainer)
+
+
+def set_loops(
+    fit_loop: dict[str, Any], epoch: int, batches: int, epoch_batches: int, steps: int, due: bool
+) -> None:
+    """Make the saved state of Lightning's fit loop say where a run stands.
+
+    Between batches it looks as if saved in `on_train_batch_end`, which counts the batch as processed but
+    not as completed (after an epoch's last batch Lightning goes on with the next epoch). With a
+    validation due it looks as if saved in the middle of one, which Lightning begins anew.
+
+    Args:
+        fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
+        epoch: As `Progress` has it, like the next three.
+        batches: Of this run's, see `Progress.moved_to`.
+        epoch_batches: Of this run's.
+        steps: Since the start.
+        due: Whether a validation is, only where `repeats_validation`.
+    """
+    before, last = epoch * epoch_batches, batches == epoch_batches
+    over = int(last and not due)  # the next epoch has as good as begun; no hook counts it later
+
+    fit_loop["epoch_progress"] = {
+        "total": _counts(epoch + 1, epoch),
+        "current": _counts(epoch + 1 + over, epoch),
+    }
+    open_batch = 0 if due else 1
+    fit_loop["epoch_loop.batch_progress"] = {
+        "total": _counts(before + batches, before + batches, open_batch),
+        "current": _counts(batches, batches, open_batch),
+        "is_last_batch": last,
+    }
+    fit_loop["epoch_loop.val_loop.batch_progress"] = {
+        "total": _counts(int(due), 0),
+        "current": _counts(int(due), 0),
+        "is_last_batch": False,
+    }
+    # Lightning adds one on resuming, or after the validation.
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1
+    if fit_loop["state_dict"].get("combined_loader"):  # not every loader can go on in mid-epoch
+        position = {"epoch": epoch + over, "batches": 0 if over else batches}
+        fit_loop["state_dict"]["combined_loader"] = [position]
+
+
+def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:
+    completed = processed - open_
+    return {"ready": begun, "started": begun, "processed": processed, "completed": completed}
+
+
 def validates_by_clock(trainer: Trainer) -> bool:
     """Whether ``val_check_interval`` is a time; then the trainer has no attribute of that name."""
     return getattr(trainer, "_val_check_time_interval", None) is not None

@@ -7,12 +7,12 @@ number of them (more data, another accumulation) is another fraction of it, and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from tome_lightning.optim import epoch_of_step
+from tome_lightning.trainer.lightning_internals import batches_trained
 
 
 def accumulation(trainer: Trainer, epoch: int = 0) -> int:
@@ -81,7 +81,7 @@ class Pace:
 
     def stepped(self, trainer: Trainer) -> Pace:
         """After the optimizer step that a trainer has just taken."""
-        taken = steps_in(_batches(trainer), trainer.accumulate_grad_batches)
+        taken = steps_in(batches_trained(trainer), trainer.accumulate_grad_batches)
         return replace(self, done=self.done + self._rate(trainer, taken - 1))
 
     def _rate(self, trainer: Trainer, taken: int) -> float:
@@ -100,7 +100,7 @@ class Pace:
     def _ahead(self, trainer: Trainer, steps: int) -> float:
         """Steps of the schedules in so many optimizer steps to come."""
         batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
-        taken, epoch = _batches(trainer) // accumulate, trainer.current_epoch
+        taken, epoch = batches_trained(trainer) // accumulate, trainer.current_epoch
         rate, an_epoch = self._rate(trainer, taken), steps_in(batches, accumulate)
         epochs = trainer.max_epochs or -1
         if epochs <= 0 or accumulation_scheduler(trainer) is None:
@@ -112,11 +112,6 @@ class Pace:
             now = min(steps, others)
             ahead, steps = ahead + rate * an_epoch / others * now, steps - now
         return ahead
-
-
-def _batches(trainer: Trainer) -> int:
-    loop: Any = trainer.fit_loop.epoch_loop
-    return int(loop.batch_progress.current.processed)
 
 
 def steps_to_come(

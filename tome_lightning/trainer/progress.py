@@ -19,7 +19,12 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from tome_lightning.trainer.lightning_internals import validates_by_clock, wants_validation
+from tome_lightning.trainer.lightning_internals import (
+    batches_trained,
+    epochs_begun,
+    validates_by_clock,
+    validation_due,
+)
 from tome_lightning.trainer.pace import Pace, accumulation, steps_in
 
 # Of a ModelCheckpoint's state.
@@ -138,14 +143,12 @@ def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
         trainer: In any hook of fit.
         run: Its batches, from which what does not change is taken.
     """
-    fit: Any = trainer.fit_loop
-    loop = fit.epoch_loop
     # Before the loop has begun, where Lightning's searches save, the number of batches is infinite.
     if not trainer.global_step or not math.isfinite(trainer.num_training_batches):
         return None
     total = int(trainer.num_training_batches)
-    epoch = fit.epoch_progress.current.started - 1
-    batches, due = loop.batch_progress.current.processed, _validation_due(trainer)
+    epoch = epochs_begun(trainer) - 1
+    batches, due = batches_trained(trainer), validation_due(trainer)
     begun = batches % trainer.accumulate_grad_batches if batches < total else 0
     if begun:  # what comes after them is due once they are taken again
         batches, due = batches - begun, False
@@ -162,16 +165,6 @@ def progress_of(trainer: Trainer, run: Progress) -> Progress | None:
         steps=trainer.global_step,
         validation_due=due,
     )
-
-
-def _validation_due(trainer: Trainer) -> bool:
-    loop: Any = trainer.fit_loop.epoch_loop
-    if trainer.validating:
-        seen = loop.val_loop.batch_progress
-        return not (seen.is_last_batch and seen.current.completed == seen.current.ready)
-    if loop.batch_progress.current.completed == loop.batch_progress.current.processed:
-        return False  # not in on_train_batch_end: what was due is done
-    return wants_validation(trainer)
 
 
 def repeats_validation(trainer: Trainer, progress: Progress) -> bool:
@@ -193,50 +186,6 @@ def repeats_validation(trainer: Trainer, progress: Progress) -> bool:
     every = interval if isinstance(interval, int) else int(progress.epoch_batches * interval)
     before = 0 if epochs is not None else progress.epoch * progress.epoch_batches
     return (before + progress.batches) % max(1, every) == 0
-
-
-def set_loops(fit_loop: dict[str, Any], progress: Progress) -> None:
-    """Make the saved state of Lightning's fit loop say what `progress` says.
-
-    Between batches it looks as if saved in `on_train_batch_end`, which counts the batch as processed but
-    not as completed (after an epoch's last batch Lightning goes on with the next epoch). With a
-    validation due it looks as if saved in the middle of one, which Lightning begins anew.
-
-    Args:
-        fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place.
-        progress: Of this run's batches, see `Progress.moved_to`, with a validation due only where
-            `repeats_validation`.
-    """
-    epoch, batches = progress.epoch, progress.batches
-    before = epoch * progress.epoch_batches
-    last, due = batches == progress.epoch_batches, progress.validation_due
-    over = int(last and not due)  # the next epoch has as good as begun; no hook counts it later
-
-    fit_loop["epoch_progress"] = {
-        "total": _counts(epoch + 1, epoch),
-        "current": _counts(epoch + 1 + over, epoch),
-    }
-    open_batch = 0 if due else 1
-    fit_loop["epoch_loop.batch_progress"] = {
-        "total": _counts(before + batches, before + batches, open_batch),
-        "current": _counts(batches, batches, open_batch),
-        "is_last_batch": last,
-    }
-    fit_loop["epoch_loop.val_loop.batch_progress"] = {
-        "total": _counts(int(due), 0),
-        "current": _counts(int(due), 0),
-        "is_last_batch": False,
-    }
-    # Lightning adds one on resuming, or after the validation.
-    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = progress.steps - 1
-    if fit_loop["state_dict"].get("combined_loader"):  # not every loader can go on in mid-epoch
-        position = {"epoch": epoch + over, "batches": 0 if over else batches}
-        fit_loop["state_dict"]["combined_loader"] = [position]
-
-
-def _counts(begun: int, processed: int, open_: int = 0) -> dict[str, int]:
-    completed = processed - open_
-    return {"ready": begun, "started": begun, "processed": processed, "completed": completed}
 
 
 def keep_own_paths(callbacks: dict[str, Any], trainer: Any) -> None:
