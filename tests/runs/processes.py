@@ -152,8 +152,8 @@ def torchrun_variables(rank: int, processes: int, port: int, nodes: int = 1) -> 
     }  # fmt: skip
 
 
-def run_forks(command: list[str], count: int, folder: Path) -> None:
-    """Run a command to its end, as forks that torchrun would have started.
+def run_forks(command: list[str], count: int, folder: Path, nodes: int = 1) -> None:
+    """Run a command to its end, as forks that torchrun would have started on one or more nodes.
 
     Raises:
         AssertionError: One does not end with 0.
@@ -161,7 +161,7 @@ def run_forks(command: list[str], count: int, folder: Path) -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
         logs = [folder / f"{count}.{rank}.log" for rank in range(count)]
-        given = [torchrun_variables(rank, count, port) for rank in range(count)]
+        given = [torchrun_variables(rank, count, port, nodes) for rank in range(count)]
         ranks = [
             stack.enter_context(process(command, log, forked=True, **variables))
             for log, variables in zip(logs, given, strict=True)

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from .kill_and_resume import Job, Session, by_rank, differences, write_data
-from .processes import Child, free_port, process
+from .processes import Child, free_port, process, run_forks
 
 pytestmark = pytest.mark.slow
+NODES = ("--trainer.num_nodes=2", "--trainer.strategy=ddp")
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def nodes(job: Job, *words: str) -> Iterator[list[Child]]:
     port = free_port()
     job.folder.mkdir(parents=True, exist_ok=True)
     number = len(list(job.folder.glob("*.log")))
-    fit = job.command("--trainer.num_nodes=2", "--trainer.strategy=ddp", *words)[1:]
+    fit = job.command(*NODES, *words)[1:]
     with ExitStack() as stack:
         agents = []
         for node in range(2):
@@ -41,8 +42,9 @@ def printed(job: Job) -> str:
 def test_two_nodes_are_one_run_and_go_on_as_one(tmp_path):
     data = write_data("quickstart", tmp_path)
     whole = Job("quickstart", data, tmp_path / "whole", accumulate=2)
-    with nodes(whole) as agents:
-        assert [agent.wait(200) for agent in agents] == [0, 0], printed(whole)
+    whole.folder.mkdir()
+    # without agents, which start the two others: these end as this one does, bit for bit
+    run_forks(whole.command(*NODES), 2, whole.folder, nodes=2)
     assert "effective batch 32" in printed(whole)  # 8 a process x 2 processes x 2 accumulated
     assert len(list(whole.run_dir.glob("config*.yaml"))) == 1
     assert len(list(tmp_path.rglob("summary.json"))) == 1
@@ -61,6 +63,9 @@ def test_two_nodes_are_one_run_and_go_on_as_one(tmp_path):
     with nodes(killed, "--resume=auto") as agents:
         assert [agent.wait(200) for agent in agents] == [0, 0], printed(killed)
     assert differences(whole, killed) == []
+    configs = sorted(path.name for path in killed.run_dir.glob("config*.yaml"))
+    assert configs == ["config.resume-1.yaml", "config.yaml"]
+    assert len(list(killed.folder.rglob("summary.json"))) == 1
 
 
 def ids_of(lines: list[dict], epoch: int) -> set[int]:
