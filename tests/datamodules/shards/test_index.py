@@ -1,6 +1,7 @@
 """Data sets in tar files: splits, classes and labels, as on folders; kept lists; what is refused."""
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from datamodules import AudioSet, DataError, ImageNet
@@ -16,6 +16,8 @@ from datamodules.shards import index
 from datamodules.shards.member import member
 
 from .shard_files import pictures, png, tagged, write_tar
+
+soundfile = pytest.importorskip("soundfile")
 
 
 def images(root: Path | str, **options: Any) -> ImageNet:
@@ -121,7 +123,7 @@ def test_a_bad_sample_is_replaced_and_counted(both: tuple[Path, Path]) -> None:
     bad = data.bad_files()
     assert [row["path"].partition("@")[0] for row in bad] == ["train-000000.tar::bird/1.png"]
     exclude = both[1] / "bad.json"
-    exclude.write_text(__import__("json").dumps({"bad": bad}))
+    exclude.write_text(json.dumps({"bad": bad}))
     again = images(both[1], exclude=str(exclude))
     again.setup("fit")
     assert len(again.files("train")) == len(data.files("train")) - 1

@@ -1,6 +1,8 @@
 """What tests of decoders share: which ones work here, clips of all kinds, a read with a limit."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,14 +66,20 @@ CLIPS: dict[str, tuple[str, dict[str, Any]]] = {
     "raw": ("clip.h264", {"options": MEDIUM, "b_frames": 3}),
 }
 
-FOLDER = tempfile.TemporaryDirectory()  # removed when the process ends
+FOLDER, OWNER = tempfile.mkdtemp(), os.getpid()
+
+
+@atexit.register
+def _remove() -> None:
+    if os.getpid() == OWNER:  # a fork of this process that ends must leave them
+        shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 @cache
 def clip(name: str) -> tuple[str, int]:
     """Path and number of frames of one of `CLIPS`, written once."""
     file, settings = CLIPS[name]
-    path = write_clip(Path(FOLDER.name) / name / file, **settings)
+    path = write_clip(Path(FOLDER) / name / file, **settings)
     return str(path), settings.get("frames", 48)
 
 
