@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
 
@@ -20,6 +19,8 @@ from tome_lightning.errors import UsageError
 
 from ...datamodules.clip_files import picture, read_number, write_clip, write_sound
 from .conftest import all_members
+
+soundfile = pytest.importorskip("soundfile")
 
 
 def smooth(width: int, height: int) -> Image.Image:

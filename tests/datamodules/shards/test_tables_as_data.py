@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 
 from datamodules import AudioSet, ImageNet, Kinetics400
@@ -15,6 +14,8 @@ from ...hub_server import hub_of
 from ..clip_files import write_clip
 from ..sound_files import sweep
 from .hf_tables import CLASSES, arrow, parquet, pictures, png
+
+soundfile = pytest.importorskip("soundfile")
 
 AUDIOSET = """---
 configs:
