@@ -58,6 +58,7 @@ def listed_once(
     make: Callable[[Witness], Listing[Files]],
     build: Callable[[dict[str, np.ndarray]], Files],
     asked: float,
+    worth: int | None = None,
 ) -> Listing[Files]:
     """What `make` lists, or an equal list that is kept already.
 
@@ -68,6 +69,7 @@ def listed_once(
         build: Turns the list's `columns` back into a list.
         asked: When this process came to want the list, as `time.time()` tells. What another process
             began to list later is as good as one's own.
+        worth: Files from which a listing is kept; `WORTH` by default.
 
     Raises:
         DataError: From `make`.
@@ -79,7 +81,7 @@ def listed_once(
         seen = Witness()
         with _uncollected():
             made = make(seen)
-        if len(made.files) < WORTH:
+        if len(made.files) < (WORTH if worth is None else worth):
             return made
         doubt = seen.doubt()
         if doubt:

@@ -31,6 +31,7 @@ from datamodules.witness import Witness
 LARGE = (
     8 << 20
 )  # bytes of a row group: milliseconds for each sample, as long as a picture's decoding
+KEPT = 500  # samples from which an index is kept: each is a read of its shard, maybe over a network
 CLASSES = "classes.txt"  # beside tar files: one class name a line, in the order of the index
 
 
@@ -245,7 +246,7 @@ class Shards:
         def make(seen: Witness) -> Listing[TaggedList]:
             return _listing(self._rows(shards))
 
-        files, notes = listed_once(what, make, _of_columns, self.asked)
+        files, notes = listed_once(what, make, _of_columns, self.asked, KEPT)
         if not len(files):
             raise DataError(
                 f"{self.root}: the shards of {split} ({shards[0].name}, ...) hold no {self.wanted.what}"

@@ -132,7 +132,7 @@ def test_a_bad_sample_is_replaced_and_counted(both: tuple[Path, Path]) -> None:
 def test_the_index_is_kept_until_a_shard_changes(
     both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.kept.WORTH", 1)
+    monkeypatch.setattr(index, "KEPT", 1)
     made: list[str] = []
     rows = index.tar_rows
     monkeypatch.setattr(
