@@ -41,6 +41,11 @@ def data_of(
                 f"{verb} only takes data options (--data.KEY), got {option}. Leave it out: {verb} "
                 "makes no model and no trainer."
             )
+    nothing = UsageError(
+        f"{verb} needs a data set: --recipe NAME|FILE, or --data CLASS --data.root DIR"
+    )
+    if not any(word in ("--config", "--data") or word.startswith("--data=") for word in words):
+        raise nothing
     with leaving_at_ctrl_c():
         from lightning.pytorch import LightningDataModule
 
@@ -49,9 +54,7 @@ def data_of(
     words += others  # of nothing: the parser says so
     options = parse_part(parser, words, options_in(own) | data_options())
     if options.data is None:
-        raise UsageError(
-            f"{verb} needs a data set: --recipe NAME|FILE, or --data CLASS --data.root DIR"
-        )
+        raise nothing
     if adjust is not None:
         adjust(options.data)
     return parser.instantiate(options).data

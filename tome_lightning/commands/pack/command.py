@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 def format_summary(packed: Packed) -> list[str]:
     """Lines for the screen: what is in the shards, and what is not."""
     lines = [
-        f"{name}: {split.samples:,} samples in {len(split.shards):,} shards, {split.bytes:,} bytes "
+        f"{name}: {split.samples:,} samples, {split.bytes:,} bytes in shards: {len(split.shards):,} "
         f"(list {split.digest})"
         for name, split in packed.splits.items()
     ]

@@ -100,7 +100,7 @@ class SplitWriter:
             for key, ending in islice(keys, first, None):
                 self._take(next(found), key, ending)
                 self.row += 1
-                bar.set_postfix(shards=self.number, bad=self._bad_count, refresh=False)
+                bar.set_postfix(shard=self.number, bad=self._bad_count, refresh=False)
                 bar.update()
 
     def _take(self, outcome: Outcome, key: str, ending: str) -> None:
