@@ -20,8 +20,8 @@ WORDS = ["--recipe", "imagenet_vitb", "--num_workers", "0", "--shard_size", "30K
 def test_what_was_written_is_said(run, photos):
     code, out, err = run("shards", *WORDS, "--data.root", photos, "--measure", "3")
     assert code == 0, err
-    assert "train: 10 samples in " in out
-    assert "val: 4 samples in " in out
+    assert "train: 10 samples, " in out
+    assert "val: 4 samples, " in out
     assert "written and read back: shards" in out
     assert "reading: 3 random samples of val" in out
     assert "this machine's cache" in out
