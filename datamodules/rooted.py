@@ -39,6 +39,7 @@ class RootedData(LabelledData, Generic[Files]):
 
     what: ClassVar[str] = "files"
     feature: ClassVar[str] = ""  # what `datasets` calls a column of them
+    usual_lists: ClassVar[tuple[str, ...]] = ()  # what is looked for in root where none is named
 
     def __init__(
         self,
@@ -84,11 +85,12 @@ class RootedData(LabelledData, Generic[Files]):
 
     @property
     def in_shards(self) -> bool:
-        """Whether the data set is in shards; lists that are named, and there, are of files."""
+        """Whether the data set is in shards: not where there is a list of files."""
         if hub.is_hub(self.root):
             return True
         named = [name for name in self.lists.values() if name]
         names = [one for name in named for one in ([name] if isinstance(name, str) else name)]
+        names += self.usual_lists
         return bool(self.shards.splits) and not any(
             Path(self.root, name).is_file() for name in names
         )

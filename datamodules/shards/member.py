@@ -9,6 +9,7 @@ reader needs nothing but the path.
 import io
 import os
 import re
+import tarfile
 from typing import BinaryIO, Self
 from urllib.parse import quote
 
@@ -113,10 +114,10 @@ def read_member(place: Member) -> bytes:
 
 def _is_header_of(header: bytes, place: Member) -> bool:
     """Whether a tar header may be that of a member, by its size and name (long names stand before it)."""
-    size, name = header[124:136].strip(b" \0"), header[:100].rstrip(b"\0")
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
     told = len(place.name) <= 100 and place.name.isascii()
-    return (
-        header[257:262] == b"ustar"
-        and (not size.isdigit() or int(size, 8) == place.second)
-        and (not told or name == place.name.encode())
-    )
+    counted = place.second < 1 << 33  # which has twelve octal digits; more may stand before it, too
+    return (not counted or info.size == place.second) and (not told or info.name == place.name)

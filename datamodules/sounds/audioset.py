@@ -99,6 +99,9 @@ class AudioSet(RootedData[TaggedList]):
 
     multi_label = True
     what, feature = "clips", "Audio"
+    usual_lists = tuple(
+        name for groups in (*TRAIN_LISTS.values(), EVAL_LISTS) for group in groups for name in group
+    )
 
     def __init__(
         self,

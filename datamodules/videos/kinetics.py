@@ -88,6 +88,7 @@ class Kinetics400(SingleLabelled):
     """
 
     what, feature = "videos", "Video"
+    usual_lists = ("train.csv", "val.csv", "test.csv")
     same_class = staticmethod(plain)
 
     def __init__(

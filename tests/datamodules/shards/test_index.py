@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import AudioSet, DataError, ImageNet
+from datamodules import AudioSet, DataError, ImageNet, Kinetics400
 from datamodules.shards import index
 from datamodules.shards.member import member
 
@@ -244,3 +244,18 @@ def test_labels_with_audiosets_titles_are_of_its_527_classes(
         "Male speech, man speaking",
         "/m/a",
     ]
+
+
+def test_archives_beside_files_are_no_shards(both: tuple[Path, Path], tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copy(both[1] / "val-000000.tar", both[0] / f"ILSVRC2012_img_{split}.tar")
+    assert not images(both[0]).in_shards
+    sounds = tmp_path / "sounds"
+    write_tar(sounds / "eval_segments.tar", pictures([0]))
+    (sounds / "eval_segments.csv").write_text("# YTID, start_seconds, end_seconds, labels\n")
+    assert not AudioSet(str(sounds)).in_shards
+    clips = tmp_path / "clips"
+    write_tar(clips / "train.tar", pictures([0]))
+    assert Kinetics400(str(clips)).in_shards
+    (clips / "train.csv").write_text("a.mp4 0\n")
+    assert not Kinetics400(str(clips)).in_shards

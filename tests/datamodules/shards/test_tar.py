@@ -138,3 +138,16 @@ def test_a_shard_that_changes_later_gives_no_wrong_bytes(tmp_path: Path) -> None
 def test_the_kind_starts_at_the_first_dot_of_the_base_name() -> None:
     assert split_name("a.b/c.seg.PNG") == ("a.b/c", "seg.png")
     assert split_name("c") == ("c", "")
+
+
+def test_headers_of_before_posix_are_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", [("a/1.jpg", b"one"), ("a/2.jpg", b"two")])
+    blocks = bytearray(path.read_bytes())
+    for start in (0, 1024):
+        header = blocks[start : start + 512]
+        header[257:512] = bytes(255)
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        blocks[start : start + 512] = header
+    path.write_bytes(blocks)
+    assert [content(tmp_path, row) for row in rows_of(path)] == [b"one", b"two"]
