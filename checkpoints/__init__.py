@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .families import POOLING as POOLING
     from .families import PROP_ATTN as PROP_ATTN
     from .hub import from_hub as from_hub
+    from .hub_config import ModelConfig as ModelConfig
     from .identity import Identity as Identity
     from .identity import identify as identify
     from .inflation import inflate as inflate
@@ -30,6 +31,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "Identity": "identity",
     "LoadReport": "report",
+    "ModelConfig": "hub_config",
     "POOLING": "families",
     "PROP_ATTN": "families",
     "Preprocessing": "preprocessing",

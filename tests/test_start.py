@@ -7,8 +7,9 @@ import pytest
 from safetensors.torch import save_file
 
 import checkpoints
+from checkpoints import ModelConfig
 from tome_lightning import FineTune, start
-from tome_lightning.inputs import Image
+from tome_lightning.inputs import Clip, Image
 from tome_lightning.tasks import SingleLabel
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -57,3 +58,21 @@ def test_names_that_came_with_the_head_replace_numbers_alone(folder: Path):
     assert start.names_of(None, ["0"]) == ["0"]
     without = checkpoints.load(module.vit, folder, head=False)
     assert without.class_names == ()
+
+
+def test_a_config_made_for_other_samples_is_told(tmp_path: Path):
+    config = ModelConfig("transformers", "videomae", size=224, patch=16, frames=16, tubelet=2)
+    assert start.other_shape("it", config, Clip(16, 224, 2, 16)) is None
+    told = start.other_shape("it", config, Clip(32, 224, 2, 16))
+    assert told == (
+        "it was made for frames 16, this model has frames 32: --model.input.frames 16 is what it was "
+        "made for"
+    )
+    assert start.other_shape("it", config, Image(32, 8)) is not None
+
+
+def test_a_fit_compares_the_config_with_its_recipe(folder: Path, caplog: pytest.LogCaptureFixture):
+    module = FineTune(Image(64, 8), SingleLabel(3), vit=SIZES, checkpoint=str(folder))
+    with caplog.at_level("INFO"):
+        start.load_weights(module.vit, module.input, module.hparams, "fit", None)
+    assert "was made for size 32, this model has size 64" in caplog.text

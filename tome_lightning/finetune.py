@@ -303,7 +303,7 @@ class FineTune(LightningModule):
         """Load the checkpoint to start from, once, unless a run's own checkpoint is restored."""
         if not self._has_weights and not self.restoring:
             data = getattr(self.trainer, "datamodule", None)
-            self.load_report = start.load_weights(self.vit, self.hparams, stage, data)
+            self.load_report = start.load_weights(self.vit, self.input, self.hparams, stage, data)
             self.class_names = start.names_of(self.load_report, self.class_names)
             self._has_weights = True
 

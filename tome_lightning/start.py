@@ -18,6 +18,7 @@ from tome_lightning.options import FineTuneError
 TRAINED_HEAD = ("head.", "head_dist.", "fc_norm.")
 
 NORM_EPS = 1e-6  # of timm's LayerNorms
+SHAPE = ("size", "frames", "tubelet", "mels", "stride")  # of samples, in configs and inputs
 
 
 def resolve(input: Input, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,12 +56,13 @@ def resolve(input: Input, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_weights(
-    vit: VisionTransformer, options: Mapping[str, Any], stage: str, data: Any
+    vit: VisionTransformer, input: Input, options: Mapping[str, Any], stage: str, data: Any
 ) -> checkpoints.LoadReport | None:
     """Load the checkpoint to start from, and say what was loaded.
 
     Args:
         vit: The model, changed in place.
+        input: What it reads, which is held against a config's.
         options: Of `FineTune`, by name.
         stage: ``fit``, which has a new head, or ``validate``, ``test`` or ``predict``, which need one.
         data: The data module, whose preprocessing is held against the checkpoint's.
@@ -87,6 +89,10 @@ def load_weights(
         )
     if told := difference(report.source, report.preprocessing, data):
         rank_zero_info(told)
+    if checkpoints.from_hub(options["checkpoint"]):
+        config = checkpoints.identify(options["checkpoint"], options["weights"]).config
+        if shapes := config and other_shape(report.source, config, input):
+            rank_zero_info(shapes)
     positions = report.notes.get("pos_embed", "")
     if options["freeze"] == "positions" and positions and not positions.startswith("trimmed"):
         rank_zero_warn(
@@ -94,6 +100,21 @@ def load_weights(
             "--model.freeze none"
         )
     return report
+
+
+def other_shape(source: str, config: checkpoints.ModelConfig, input: Input) -> str | None:
+    """Where a config was made for samples of another shape than the recipe's, in a line with both.
+
+    Positions are fitted and fixed ones made anew, so that it may well be meant.
+    """
+    theirs = {name: value for name, value in config.known().items() if name in SHAPE}
+    ours = {name: getattr(input, name, None) for name in theirs}
+    other = [name for name in theirs if ours[name] is not None and ours[name] != theirs[name]]
+    if not other:
+        return None
+    was, now = (", ".join(f"{name} {of[name]}" for name in other) for of in (theirs, ours))
+    ways = " ".join(f"--model.input.{name} {theirs[name]}" for name in other)
+    return f"{source} was made for {was}, this model has {now}: {ways} is what it was made for"
 
 
 def names_of(report: checkpoints.LoadReport | None, known: list[str] | None) -> list[str] | None:
